@@ -1,0 +1,94 @@
+"""What an attack is: a class that turns what the server saw into findings, and nothing else.
+
+An attack is one file with one class. It sets `name` and `version`, cites its source in its docstring, declares its parameters as
+typed, bounded fields, its goals, and the knowledge it needs. It holds no truth: scoring is the harness's.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from benchmark.parameters import Configured
+from benchmark.view import Knowledge, Phase, ServerView, Topology
+
+Goal = Literal["reconstruct", "steal", "infer_labels"]
+Stance = Literal["oblivious", "aware", "adaptive"]
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an attack may use; it must not change an outcome beyond rounding.
+
+    Attributes:
+        memory: Bytes the attack's tensors may take at once; lanes are chunked to it.
+    """
+
+    memory: int = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an attack found out about one view.
+
+    Attributes:
+        reconstructions: [checkpoints, n, channels, height, width], any range; the harness scores the checkpoint that is worst
+            for the defense. One checkpoint is fine. None where the attack does not reconstruct.
+        labels: [n], int64, or None.
+        clone: The cloned head, or None.
+        trace: Series of equal length, at least `step` and `loss` where the attack optimises: mean feature loss
+            (without regularisers) over the targets, sampled over the budget.
+        steps: Gradient steps spent on one target.
+        checkpoints: The step each checkpoint was taken at.
+    """
+
+    reconstructions: Tensor | None = None
+    labels: Tensor | None = None
+    clone: nn.Module | None = None
+    trace: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    steps: int = 0
+    checkpoints: Sequence[int] = ()
+
+
+class Attack(Configured):
+    """Base of all attacks.
+
+    Attributes:
+        goals: What its findings answer: `reconstruct`, `steal`, `infer_labels`.
+        stance: `oblivious` ignores the defense, `aware` knows it, `adaptive` averages over it or differentiates through it.
+        role: `attack` counts against a defense; `reference` is shown beside it and never ranked.
+        phases: Phases it can work in.
+        topologies: Topologies it can work in.
+    """
+
+    goals: ClassVar[tuple[Goal, ...]]
+    stance: ClassVar[Stance] = "oblivious"
+    role: ClassVar[Literal["attack", "reference"]] = "attack"
+    phases: ClassVar[tuple[Phase, ...]] = ("inference", "training")
+    topologies: ClassVar[tuple[Topology, ...]] = ("vanilla", "u_shaped")
+
+    def knowledge(self) -> frozenset[Knowledge]:
+        """What must be granted beyond the protocol; may depend on parameters."""
+        return frozenset({Knowledge.ARCHITECTURE})
+
+    def known_labels_per_class(self) -> int:
+        """How many labels a class the attack wants to know (with `Knowledge.KNOWN_LABELS`)."""
+        return 0
+
+    @abstractmethod
+    def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
+        """Attack all views at once; they have equal shapes and knowledge.
+
+        Args:
+            views: One a victim. Never modify their tensors.
+            budget: See `Budget`.
+            progress: Call it with the done fraction, 0 to 1, now and then.
+
+        Returns:
+            One finding a view, in order.
+        """

@@ -1,0 +1,283 @@
+"""Victims and cells as plain values with content keys: what the plan makes and the runner carries out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from benchmark.record import Axes
+
+# Raise it when a change of the harness can change an outcome: every key changes with it.
+RESULTS_VERSION = 1
+
+TRAINING_HOOKS = (
+    "prepare",
+    "protect_labels",
+    "protect_inputs",
+    "client_loss",
+    "protect_activations",
+    "protect_gradients",
+    "privatise",
+)
+
+
+@dataclass(frozen=True)
+class PluginRef:
+    """A plug-in instance, as a value that can be sent to another process.
+
+    Attributes:
+        kind: `attack`, `defense` or `model`.
+        name: Its own name.
+        parameters: All of them, defaults included, JSON values.
+        changed: Canonical text of those that differ from the defaults (`k=v,k=v`), for display.
+        source: `builtin`, `entry point DISTRIBUTION`, or an absolute `path.py:Class`.
+        version: The plug-in's own version.
+        digest: Digest of its code, comments and docstrings left out, local imports included.
+        trains: True where a defense overrides a hook that changes training; False for attacks and models.
+    """
+
+    kind: Literal["attack", "defense", "model"]
+    name: str
+    parameters: dict[str, Any]
+    changed: str
+    source: str
+    version: int
+    digest: str
+    trains: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What of it can change an outcome."""
+        return {key: getattr(self, key) for key in ("kind", "name", "parameters", "version", "digest")}
+
+
+@dataclass(frozen=True)
+class TargetRule:
+    """How private samples are chosen from a part of the data.
+
+    Attributes:
+        how: `first_of_class`: the first sample of each class. `per_class`: the first n of each class. `drawn`: n drawn by `seed`.
+        n: Samples a class (`per_class`) or in all (`drawn`); 1 with `first_of_class`.
+        seed: Seed of the draw.
+    """
+
+    how: Literal["first_of_class", "per_class", "drawn"] = "first_of_class"
+    n: int = 1
+    seed: int = 0
+
+    def text(self) -> str:
+        """Canonical text, for display."""
+        if self.how == "first_of_class":
+            return self.how
+        return f"{self.how}:n={self.n}" + (f",seed={self.seed}" if self.how == "drawn" else "")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Which samples of the victim's own data the server's view of training is kept for.
+
+    Attributes:
+        rule: Chooses the targets of training-phase attacks from the victim part.
+        known_per_class: Further samples a class, the next ones of the part, whose labels attackers may be granted.
+    """
+
+    rule: TargetRule
+    known_per_class: int = 0
+
+
+@dataclass(frozen=True)
+class VictimSpec:
+    """One victim: a split network trained under defenses.
+
+    Attributes:
+        dataset: Name and options, canonical (`mnist-5k`, `image_folder:path=...,size=32`).
+        dataset_digest: Digest of the data set's parts.
+        model: The architecture.
+        topology, cut, cut_reached, tail: Where it is cut; `cut` as asked for, `cut_reached` after `deeper_split`.
+        defenses: In order; empty for none.
+        seed: Victim seed: initialisation, batches, noise.
+        epochs, batch_size, learning_rate: Adam with amsgrad; no epochs leaves the victim untrained.
+        watch: What is kept of training, or None.
+    """
+
+    dataset: str
+    dataset_digest: str
+    model: PluginRef
+    topology: Literal["vanilla", "u_shaped"]
+    cut: str
+    cut_reached: str
+    tail: str | None
+    defenses: tuple[PluginRef, ...]
+    seed: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    watch: Watch | None = None
+
+    @property
+    def defended_training(self) -> bool:
+        """Whether a defense takes part in training; without, every cut and topology shares one training."""
+        return any(defense.trains for defense in self.defenses)
+
+    def undefended(self) -> VictimSpec:
+        """The victim without defenses at the cut asked for: what utility and cost are compared with."""
+        return replace(self, defenses=(), cut_reached=self.cut)
+
+    def weights_key(self) -> str:
+        """Key of the trained weights. Undefended ones do not depend on topology, cut, tail or what is watched."""
+        identity = self._identity()
+        if not self.defended_training:
+            for axis in ("topology", "cut", "cut_reached", "tail", "defenses", "watch"):
+                del identity[axis]
+        return content_key("weights", identity)
+
+    def key(self) -> str:
+        """Key of the victim with everything the server saw of its training."""
+        return content_key("victim", self._identity())
+
+    def _identity(self) -> dict[str, Any]:
+        identity = asdict(self)
+        identity["model"] = self.model.identity()
+        identity["defenses"] = [defense.identity() for defense in self.defenses]
+        return identity
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One victim under one attack.
+
+    Attributes:
+        victim: Whom.
+        attack: With what.
+        attack_seed: Seed of the attack's own draws.
+        phase: When the server saw the targets.
+        views: How often (inference; in training as often as there are epochs).
+        targets: From the test part (inference) or among the watched samples (training).
+        goals, role, stance, threat_model, side: Display axes, as the plug-ins declare them.
+        precision: Number format of the attack.
+    """
+
+    victim: VictimSpec
+    attack: PluginRef
+    attack_seed: int
+    phase: Literal["training", "inference"]
+    views: int
+    targets: TargetRule
+    goals: tuple[str, ...]
+    role: str
+    stance: str
+    threat_model: str
+    side: str
+    precision: str = "fp32"
+
+    def key(self) -> str:
+        """Key of the outcome; see `content_key`."""
+        return content_key(
+            "cell",
+            {
+                "victim": self.victim.key(),
+                "attack": self.attack.identity(),
+                "attack_seed": self.attack_seed,
+                "phase": self.phase,
+                "views": self.views,
+                "targets": asdict(self.targets),
+                "stance": self.stance,
+                "precision": self.precision,
+            },
+        )
+
+    def axes(self) -> Axes:
+        """Where the cell stands in the matrix, for its record."""
+        victim = self.victim
+        return Axes(
+            dataset=victim.dataset,
+            model=victim.model.name,
+            topology=victim.topology,
+            cut=victim.cut,
+            cut_reached=victim.cut_reached,
+            tail=victim.tail,
+            victim="trained" if victim.epochs else "untrained",
+            defense=" + ".join(defense.name for defense in victim.defenses) or "none",
+            params="; ".join(defense.changed for defense in victim.defenses if defense.changed),
+            side=self.side,
+            seed=victim.seed,
+            attack=self.attack.name,
+            attack_params=self.attack.changed,
+            attack_seed=self.attack_seed,
+            goals=list(self.goals),
+            role=self.role,
+            stance=self.stance,
+            phase=self.phase,
+            views=self.views,
+            threat_model=self.threat_model,
+            targets=self.targets.text(),
+            precision=self.precision,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The cell as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Cell:
+        """The cell that `to_json` wrote."""
+        victim = dict(value["victim"])
+        watch = victim["watch"]
+        victim["model"] = PluginRef(**victim["model"])
+        victim["defenses"] = tuple(PluginRef(**defense) for defense in victim["defenses"])
+        victim["watch"] = watch and Watch(TargetRule(**watch["rule"]), watch["known_per_class"])
+        return cls(
+            **{
+                **value,
+                "victim": VictimSpec(**victim),
+                "attack": PluginRef(**value["attack"]),
+                "targets": TargetRule(**value["targets"]),
+                "goals": tuple(value["goals"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells of equal shape that run as lanes of one program; fixed by the plan.
+
+    Attributes:
+        cells: At least one; same attack, attack seed, phase, views, cut reached and defense names.
+    """
+
+    cells: tuple[Cell, ...]
+
+    def key(self) -> str:
+        """Key of the group: of its cells, in order."""
+        return content_key("group", [cell.key() for cell in self.cells])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a suite asks for.
+
+    Attributes:
+        suite: Its name.
+        suite_digest: Digest of its file.
+        groups: In the order they are run.
+    """
+
+    suite: str
+    suite_digest: str
+    groups: tuple[Group, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, in order."""
+        return tuple(cell for group in self.groups for cell in group.cells)
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces: the same text for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_key(kind: str, value: object) -> str:
+    """SHA-256, 64 hex digits, over the results version, the kind of thing, and everything that can change its outcome."""
+    return hashlib.sha256(canonical_json([RESULTS_VERSION, kind, value]).encode()).hexdigest()

@@ -1,0 +1,123 @@
+"""The stored outcome of a cell. A record is plain JSON; this file says what it holds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+SCHEMA = 1
+Status = Literal["done", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Where a cell stands in the matrix: every axis, as plain values.
+
+    Attributes:
+        dataset, model, topology: Names.
+        cut: The cut asked for.
+        cut_reached: The cut used (a defense may move it).
+        tail: First module of the tail, or None.
+        victim: `trained` or `untrained` (no epochs).
+        defense: Names of the defenses joined by ` + `, or `none`.
+        params: Their changed parameters, canonical, or an empty text.
+        side: Families of the defenses joined by ` + `.
+        seed: Victim seed.
+        attack: The attack's name.
+        attack_params: Its changed parameters, canonical.
+        attack_seed: Seed of the attack's own draws.
+        goals: What the attack answers.
+        role: `attack` or `reference`.
+        stance: `oblivious`, `aware` or `adaptive`.
+        phase: `training` or `inference`.
+        views: How often the server saw each target.
+        threat_model: What the attacker was granted.
+        targets: How the targets were chosen, canonical.
+        precision: Number format of the attack, for example `fp32`.
+    """
+
+    dataset: str
+    model: str
+    topology: str
+    cut: str
+    cut_reached: str
+    tail: str | None
+    victim: str
+    defense: str
+    params: str
+    side: str
+    seed: int
+    attack: str
+    attack_params: str
+    attack_seed: int
+    goals: list[str]
+    role: str
+    stance: str
+    phase: str
+    views: int
+    threat_model: str
+    targets: str
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell's outcome.
+
+    Attributes:
+        key: Content key of the cell (64 hex digits).
+        suite, suite_digest: The suite it was run for, and the digest of its file.
+        axes: Where it stands.
+        status: `done`, `failed` (with `reason`, and `traceback` where it is ours or a plug-in's) or `skipped`.
+        targets: `ids` of the targets in their source, their `digest`, and their `labels`.
+        per_image: Metric name -> one value a target: `ssim_raw`, `ssim_aligned`, `psnr_raw`, `psnr_aligned`,
+            `mse_raw`, `mse_aligned`, `correlation`, `correct` (labels; 0 or 1).
+        controls: Control name -> metric name -> one value a target (reconstruction); label and stealing controls
+            hold a single value under `accuracy`.
+        scalars: Single values: `label_accuracy`, `steal_accuracy`, `steal_agreement`, ...
+        utility: `accuracy`, `majority`, `undefended_accuracy` (same seed), ...
+        privacy: Claims, as stated by the defenses.
+        reached: Numbers the defenses measured.
+        cost: `bytes_up`, `bytes_down` per sample and step, `client_flops`, `client_params`, `training_seconds`, `time_ratio`.
+        convergence: `trace`, `converged`, `steps`, `checkpoint`, `checkpoints`.
+        run: `seconds`, `peak_memory`, `device`, `environment` (versions), `commit`, `plugins` (origin and digest).
+        flags: Raised by the run itself (the leaderboard adds those that need several records).
+    """
+
+    key: str
+    suite: str
+    suite_digest: str
+    axes: Axes
+    status: Status
+    reason: str | None = None
+    traceback: str | None = None
+    targets: dict[str, Any] = field(default_factory=dict)
+    per_image: dict[str, list[float]] = field(default_factory=dict)
+    controls: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    scalars: dict[str, float] = field(default_factory=dict)
+    utility: dict[str, float] = field(default_factory=dict)
+    privacy: list[dict[str, Any]] = field(default_factory=list)
+    reached: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    convergence: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Record:
+        """The record that `to_json` wrote.
+
+        Raises:
+            ValueError: The schema is newer than this program, or a field is missing.
+        """
+        if value.get("schema", 0) > SCHEMA:
+            raise ValueError(f"record schema {value['schema']} is newer than {SCHEMA}; upgrade unsplit-bench")
+        try:
+            return cls(**{**value, "axes": Axes(**value["axes"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a record of schema {SCHEMA}: {error}") from None
