@@ -7,52 +7,18 @@ typed, bounded fields, its goals, and the knowledge it needs. It holds no truth:
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
-from torch import Tensor, nn
-
+from benchmark.finding import Budget, Finding
 from benchmark.parameters import Configured
 from benchmark.view import Knowledge, Phase, ServerView, Topology
+
+__all__ = ["Attack", "Budget", "Finding", "Goal", "Progress", "Stance"]
 
 Goal = Literal["reconstruct", "steal", "infer_labels"]
 Stance = Literal["oblivious", "aware", "adaptive"]
 Progress = Callable[[float], None]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What an attack may use; it must not change an outcome beyond rounding.
-
-    Attributes:
-        memory: Bytes the attack's tensors may take at once; lanes are chunked to it.
-    """
-
-    memory: int = 2 * 1024**3
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What an attack found out about one view.
-
-    Attributes:
-        reconstructions: [checkpoints, n, channels, height, width], any range; the harness scores the checkpoint that is worst
-            for the defense. One checkpoint is fine. None where the attack does not reconstruct.
-        labels: [n], int64, or None.
-        clone: The cloned head, or None.
-        trace: Series of equal length, at least `step` and `loss` where the attack optimises: mean feature loss
-            (without regularisers) over the targets, sampled over the budget.
-        steps: Gradient steps spent on one target.
-        checkpoints: The step each checkpoint was taken at.
-    """
-
-    reconstructions: Tensor | None = None
-    labels: Tensor | None = None
-    clone: nn.Module | None = None
-    trace: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    steps: int = 0
-    checkpoints: Sequence[int] = ()
 
 
 class Attack(Configured):
