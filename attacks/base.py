@@ -1,6 +1,7 @@
 """What an attack is: a class that turns what the server saw into findings, and nothing else.
 
-An attack is one file with one class. It sets `name` and `version`, cites its source in its docstring, declares its parameters as
+An attack is one file with one class. It sets `name` and `version`, cites its source in its docstring, declares its
+parameters as
 typed, bounded fields, its goals, and the knowledge it needs. It holds no truth: scoring is the harness's.
 """
 
@@ -26,10 +27,12 @@ class Attack(Configured):
 
     Attributes:
         goals: What its findings answer: `reconstruct`, `steal`, `infer_labels`.
-        stance: `oblivious` ignores the defense, `aware` knows it, `adaptive` averages over it or differentiates through it.
+        stance: `oblivious` ignores the defense, `aware` knows it, `adaptive` averages over it or
+            differentiates through it.
         role: `attack` counts against a defense; `reference` is shown beside it and never ranked.
         phases: Phases it can work in.
         topologies: Topologies it can work in.
+
     """
 
     goals: ClassVar[tuple[Goal, ...]]
@@ -57,4 +60,5 @@ class Attack(Configured):
 
         Returns:
             One finding a view, in order.
+
         """

@@ -36,6 +36,7 @@ class PluginRef:
         version: The plug-in's own version.
         digest: Digest of its code, comments and docstrings left out, local imports included.
         trains: True where a defense overrides a hook that changes training; False for attacks and models.
+
     """
 
     kind: Literal["attack", "defense", "model"]
@@ -57,9 +58,11 @@ class TargetRule:
     """How private samples are chosen from a part of the data.
 
     Attributes:
-        how: `first_of_class`: the first sample of each class. `per_class`: the first n of each class. `drawn`: n drawn by `seed`.
+        how: `first_of_class`: the first sample of each class. `per_class`: the first n of each class.
+            `drawn`: n drawn by `seed`.
         n: Samples a class (`per_class`) or in all (`drawn`); 1 with `first_of_class`.
         seed: Seed of the draw.
+
     """
 
     how: Literal["first_of_class", "per_class", "drawn"] = "first_of_class"
@@ -80,6 +83,7 @@ class Watch:
     Attributes:
         rule: Chooses the targets of training-phase attacks from the victim part.
         known_per_class: Further samples a class, the next ones of the part, whose labels attackers may be granted.
+
     """
 
     rule: TargetRule
@@ -99,6 +103,7 @@ class VictimSpec:
         seed: Victim seed: initialisation, batches, noise.
         epochs, batch_size, learning_rate: Adam with amsgrad; no epochs leaves the victim untrained.
         watch: What is kept of training, or None.
+
     """
 
     dataset: str
@@ -122,7 +127,7 @@ class VictimSpec:
 
     def undefended(self) -> VictimSpec:
         """The victim without defenses at the cut asked for: what utility and cost are compared with."""
-        return replace(self, defenses=(), cut_reached=self.cut)
+        return replace(self, defenses=(), cut_reached=self.cut, watch=None)
 
     def weights_key(self) -> str:
         """Key of the trained weights. Undefended ones do not depend on topology, cut, tail or what is watched."""
@@ -156,6 +161,7 @@ class Cell:
         targets: From the test part (inference) or among the watched samples (training).
         goals, role, stance, threat_model, side: Display axes, as the plug-ins declare them.
         precision: Number format of the attack.
+
     """
 
     victim: VictimSpec
@@ -244,6 +250,7 @@ class Group:
 
     Attributes:
         cells: At least one; same attack, attack seed, phase, views, cut reached and defense names.
+
     """
 
     cells: tuple[Cell, ...]
@@ -261,6 +268,7 @@ class Plan:
         suite: Its name.
         suite_digest: Digest of its file.
         groups: In the order they are run.
+
     """
 
     suite: str
@@ -279,5 +287,5 @@ def canonical_json(value: object) -> str:
 
 
 def content_key(kind: str, value: object) -> str:
-    """SHA-256, 64 hex digits, over the results version, the kind of thing, and everything that can change its outcome."""
+    """SHA-256, 64 hex digits, over the results version, the kind of thing and all that can change its outcome."""
     return hashlib.sha256(canonical_json([RESULTS_VERSION, kind, value]).encode()).hexdigest()

@@ -14,6 +14,7 @@ class Budget:
 
     Attributes:
         memory: Bytes the attack's tensors may take at once; lanes are chunked to it.
+
     """
 
     memory: int = 2 * 1024**3
@@ -24,7 +25,8 @@ class Finding:
     """What an attack found out about one view.
 
     Attributes:
-        reconstructions: [checkpoints, n, channels, height, width], any range; the harness scores the checkpoint that is worst
+        reconstructions: [checkpoints, n, channels, height, width], any range; the harness scores the
+            checkpoint that is worst
             for the defense. One checkpoint is fine. None where the attack does not reconstruct.
         labels: [n], int64, or None.
         clone: The cloned head, or None.
@@ -32,6 +34,7 @@ class Finding:
             (without regularisers) over the targets, sampled over the budget.
         steps: Gradient steps spent on one target.
         checkpoints: The step each checkpoint was taken at.
+
     """
 
     reconstructions: Tensor | None = None

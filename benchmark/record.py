@@ -34,6 +34,7 @@ class Axes:
         threat_model: What the attacker was granted.
         targets: How the targets were chosen, canonical.
         precision: Number format of the attack, for example `fp32`.
+
     """
 
     dataset: str
@@ -78,10 +79,12 @@ class Record:
         utility: `accuracy`, `majority`, `undefended_accuracy` (same seed), ...
         privacy: Claims, as stated by the defenses.
         reached: Numbers the defenses measured.
-        cost: `bytes_up`, `bytes_down` per sample and step, `client_flops`, `client_params`, `training_seconds`, `time_ratio`.
+        cost: `bytes_up`, `bytes_down` per sample and step, `client_flops`, `client_params`,
+            `training_seconds`, `time_ratio`.
         convergence: `trace`, `converged`, `steps`, `checkpoint`, `checkpoints`.
         run: `seconds`, `peak_memory`, `device`, `environment` (versions), `commit`, `plugins` (origin and digest).
         flags: Raised by the run itself (the leaderboard adds those that need several records).
+
     """
 
     key: str
@@ -114,6 +117,7 @@ class Record:
 
         Raises:
             ValueError: The schema is newer than this program, or a field is missing.
+
         """
         if value.get("schema", 0) > SCHEMA:
             raise ValueError(f"record schema {value['schema']} is newer than {SCHEMA}; upgrade unsplit-bench")

@@ -1,13 +1,14 @@
 """What the server may see: the only thing an attack receives.
 
 An attack declares its knowledge; the view raises on everything that is not granted, so that a threat model is a
-type and not a promise. What the server always has in its protocol (smashed data, its own half, the client's architecture) needs
+type and not a promise. What the server always has in its protocol (smashed data, its own half, the client's
+architecture) needs
 no declaration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -21,6 +22,7 @@ from benchmark.seeds import Rng
 
 if TYPE_CHECKING:
     from benchmark.data import Part
+
     from benchmark.protection import Protection
 
 Phase = Literal["training", "inference"]
@@ -63,6 +65,7 @@ class KnownLabels:
         body_outputs: What its body made of them, [k, m, ...], or None outside the u-shaped topology.
         cut_gradients: What the label owner sent back, [k, m, ...], or None outside u-shaped training.
         labels: [m], int64.
+
     """
 
     smashed: Tensor
@@ -79,7 +82,7 @@ class Secrets:
     auxiliary: Part | None = None
     query: Callable[[Tensor], Tensor] | None = None
     known_labels: KnownLabels | None = None
-    weight_gradients: Tensor | None = None
+    weight_gradients: Mapping[str, Tensor] | None = None
     protection: Protection | None = None
 
 
@@ -97,10 +100,14 @@ class ServerView:
         tail_name: Name of the tail's first module, or None.
         body: The server's own half, frozen.
         body_outputs: [k, n, ...] what it sent to the client; u-shaped topology only, else None.
-        cut_gradients: [k, n, ...] what the label owner sent back; u-shaped training only, else None. Row i is the gradient of the batch's
+        cut_gradients: [k, n, ...] what the label owner sent back; u-shaped training only, else None. Row i is
+            the gradient of the batch's
             mean loss with respect to sample i's body output.
         labels: [n], vanilla topology only (the server is given them), else None.
         loss_reduction: How the client reduces its loss over a batch, `mean` or `sum`; part of the protocol.
+        batch_sizes: [k, n], int64: samples in the batch each target was in, which the server can count;
+            training only, else None.
+
     """
 
     smashed: Tensor
@@ -119,6 +126,7 @@ class ServerView:
     _secrets: Secrets = field(repr=False)
     _attack_seed: int = 0
     loss_reduction: Literal["mean", "sum"] = "mean"
+    batch_sizes: Tensor | None = None
 
     @property
     def n(self) -> int:
@@ -174,10 +182,11 @@ class ServerView:
         return self._open(Knowledge.KNOWN_LABELS, self._secrets.known_labels)
 
     @property
-    def weight_gradients(self) -> Tensor:
-        """Gradient of the tail's first weight for the batch each target was in, [k, n, *weight shape]; needs `weight gradients`.
+    def weight_gradients(self) -> Mapping[str, Tensor]:
+        """Gradients of the tail's own parameters for the batch each target was in; needs `weight gradients`.
 
-        No server receives it: attacks that read it are kept in tables of their own.
+        One entry a parameter, under its name in `tail.named_parameters()` and in that order (`fc3.weight`, `fc3.bias`),
+        each [k, n, *parameter shape]. No server receives them: attacks that read them are kept in tables of their own.
         """
         return self._open(Knowledge.WEIGHT_GRADIENTS, self._secrets.weight_gradients)
 
