@@ -32,7 +32,6 @@ class Attack(Configured):
         role: `attack` counts against a defense; `reference` is shown beside it and never ranked.
         phases: Phases it can work in.
         topologies: Topologies it can work in.
-
     """
 
     goals: ClassVar[tuple[Goal, ...]]
@@ -60,5 +59,4 @@ class Attack(Configured):
 
         Returns:
             One finding a view, in order.
-
         """

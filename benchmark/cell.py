@@ -36,7 +36,6 @@ class PluginRef:
         version: The plug-in's own version.
         digest: Digest of its code, comments and docstrings left out, local imports included.
         trains: True where a defense overrides a hook that changes training; False for attacks and models.
-
     """
 
     kind: Literal["attack", "defense", "model"]
@@ -62,7 +61,6 @@ class TargetRule:
             `drawn`: n drawn by `seed`.
         n: Samples a class (`per_class`) or in all (`drawn`); 1 with `first_of_class`.
         seed: Seed of the draw.
-
     """
 
     how: Literal["first_of_class", "per_class", "drawn"] = "first_of_class"
@@ -83,7 +81,6 @@ class Watch:
     Attributes:
         rule: Chooses the targets of training-phase attacks from the victim part.
         known_per_class: Further samples a class, the next ones of the part, whose labels attackers may be granted.
-
     """
 
     rule: TargetRule
@@ -103,7 +100,6 @@ class VictimSpec:
         seed: Victim seed: initialisation, batches, noise.
         epochs, batch_size, learning_rate: Adam with amsgrad; no epochs leaves the victim untrained.
         watch: What is kept of training, or None.
-
     """
 
     dataset: str
@@ -161,7 +157,6 @@ class Cell:
         targets: From the test part (inference) or among the watched samples (training).
         goals, role, stance, threat_model, side: Display axes, as the plug-ins declare them.
         precision: Number format of the attack.
-
     """
 
     victim: VictimSpec
@@ -250,7 +245,6 @@ class Group:
 
     Attributes:
         cells: At least one; same attack, attack seed, phase, views, cut reached and defense names.
-
     """
 
     cells: tuple[Cell, ...]
@@ -268,7 +262,6 @@ class Plan:
         suite: Its name.
         suite_digest: Digest of its file.
         groups: In the order they are run.
-
     """
 
     suite: str

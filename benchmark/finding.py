@@ -14,7 +14,6 @@ class Budget:
 
     Attributes:
         memory: Bytes the attack's tensors may take at once; lanes are chunked to it.
-
     """
 
     memory: int = 2 * 1024**3
@@ -34,7 +33,6 @@ class Finding:
             (without regularisers) over the targets, sampled over the budget.
         steps: Gradient steps spent on one target.
         checkpoints: The step each checkpoint was taken at.
-
     """
 
     reconstructions: Tensor | None = None

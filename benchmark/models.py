@@ -73,7 +73,6 @@ def network(factory: Factory, image_shape: ImageShape, n_classes: int, rng: Rng)
 
     Raises:
         UserError: A module works in place, or the factory gives no named modules.
-
     """
     with isolated(rng):
         modules = factory(image_shape, n_classes)
@@ -110,7 +109,6 @@ class Split:
         tail: The client's last layers, from the module `tail_name` on, or None in the vanilla topology.
         cut: Name of the head's last module.
         tail_name: Name of the tail's first module, or None.
-
     """
 
     head: nn.Module
@@ -141,7 +139,6 @@ def split(whole: nn.Sequential, cut: str, tail: str | None = None) -> Split:
 
     Raises:
         UserError: A name does not exist, or nothing is left for the server.
-
     """
     names = [name for name, _ in whole.named_children()]
     end = _position(cut, list(cuts(whole)), "cut") + 1

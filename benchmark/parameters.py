@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -54,8 +55,16 @@ class Configured(BaseModel):
 
 def spec_text(name: str, parameters: dict[str, Any]) -> str:
     """`name:key=value,...` with values in JSON where they are not plain words."""
-    pairs = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in parameters.items()]
+    pairs = [f"{key}={_value_text(value)}" for key, value in parameters.items()]
     return name + (":" + ",".join(pairs) if pairs else "")
+
+
+def _value_text(value: Any) -> str:
+    # Words that would be read back as something else than a text are written with quotes.
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_/][\w./-]*", value, re.ASCII):
+        if value.lower() not in ("true", "false", "null", "nan", "infinity"):
+            return value
+    return json.dumps(value)
 
 
 def nearest(word: str, allowed: list[str]) -> str:

@@ -11,11 +11,11 @@ from torch import Tensor
 from benchmark.errors import PluginError
 
 if TYPE_CHECKING:
+    from benchmark.data import Part
     from benchmark.models import Split
     from benchmark.protocol import Training
     from benchmark.seeds import Rng
     from defenses.base import Defense, Phase, PrivacyStatement
-    from benchmark.data import Part
 
 
 class Protection:

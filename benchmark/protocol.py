@@ -36,7 +36,6 @@ class Message:
         tensor: Detached; rows in batch order.
         ids: Positions of the batch's samples in the victim's training part; a server can tell its clients' rows apart.
         epoch: Counted from 0.
-
     """
 
     sender: Literal["client", "server"]
@@ -79,7 +78,6 @@ class Training:
         reduction: `mean`: the loss is the batch's mean. `sum`: its sum; the gradients of optimisers not named in
             `private` are then divided by `batch_size`.
         private: Names of the optimisers that scale gradients themselves (DP-SGD).
-
     """
 
     head: nn.Module
@@ -126,7 +124,6 @@ class Step:
         y: Labels the client trains with (after label protection), [batch], int64.
         ids: Positions in the training part, [batch].
         epoch, number: Counted from 0; `number` runs on over the epochs.
-
     """
 
     x: Tensor
@@ -141,7 +138,6 @@ def split_step(training: Training, protection: Protection, step: Step, wire: Wir
 
     Returns:
         The loss over the batch as the label owner computes it; 0 for an empty batch.
-
     """
     for optimiser in training.optimisers.values():
         optimiser.zero_grad()

@@ -34,7 +34,6 @@ class Axes:
         threat_model: What the attacker was granted.
         targets: How the targets were chosen, canonical.
         precision: Number format of the attack, for example `fp32`.
-
     """
 
     dataset: str
@@ -84,7 +83,6 @@ class Record:
         convergence: `trace`, `converged`, `steps`, `checkpoint`, `checkpoints`.
         run: `seconds`, `peak_memory`, `device`, `environment` (versions), `commit`, `plugins` (origin and digest).
         flags: Raised by the run itself (the leaderboard adds those that need several records).
-
     """
 
     key: str
@@ -117,7 +115,6 @@ class Record:
 
         Raises:
             ValueError: The schema is newer than this program, or a field is missing.
-
         """
         if value.get("schema", 0) > SCHEMA:
             raise ValueError(f"record schema {value['schema']} is newer than {SCHEMA}; upgrade unsplit-bench")

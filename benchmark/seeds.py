@@ -33,7 +33,6 @@ class Rng:
     Args:
         name: What the stream is for, for example `("mnist-5k", "mnist_net", 0, "batches")`. Parts are strings,
             numbers, or tuples of them.
-
     """
 
     def __init__(self, *name: object) -> None:

@@ -22,7 +22,6 @@ from benchmark.seeds import Rng
 
 if TYPE_CHECKING:
     from benchmark.data import Part
-
     from benchmark.protection import Protection
 
 Phase = Literal["training", "inference"]
@@ -65,7 +64,6 @@ class KnownLabels:
         body_outputs: What its body made of them, [k, m, ...], or None outside the u-shaped topology.
         cut_gradients: What the label owner sent back, [k, m, ...], or None outside u-shaped training.
         labels: [m], int64.
-
     """
 
     smashed: Tensor
@@ -107,7 +105,6 @@ class ServerView:
         loss_reduction: How the client reduces its loss over a batch, `mean` or `sum`; part of the protocol.
         batch_sizes: [k, n], int64: samples in the batch each target was in, which the server can count;
             training only, else None.
-
     """
 
     smashed: Tensor

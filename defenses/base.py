@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmark.data import Part
-
     from benchmark.models import Split
     from benchmark.protocol import Training
     from benchmark.seeds import Rng
@@ -42,7 +41,6 @@ class PrivacyStatement:
         accountant: How epsilon was computed, for example "opacus prv" or "analytic gaussian".
         releases: How often one unit is released under this claim.
         why_invalid: One sentence where `epsilon` is None: why no number can be stated.
-
     """
 
     view: PrivacyView
@@ -65,7 +63,6 @@ class Defense(Configured):
         state: Tensors the defense learned or measured while training (a running norm, a learned mask); saved
             with the victim and restored before inference. Keys are yours.
         reached: Numbers worth showing beside the row (for example a noise-to-RMS ratio); floats.
-
     """
 
     side: ClassVar[Side]
@@ -84,7 +81,6 @@ class Defense(Configured):
         Args:
             cut: The cut asked for.
             cuts: All cuts of the model, shallowest first.
-
         """
         return cut
 
@@ -94,7 +90,6 @@ class Defense(Configured):
         Args:
             split: Head, body and tail with their initial weights.
             data: The victim's training part, images in [0, 1].
-
         """
         return split
 
