@@ -1,0 +1,113 @@
+"""Data sets by name, each cut once into victim, auxiliary and test parts, and the private samples under attack."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from benchmark.catalogue import DATASETS
+from benchmark.errors import UserError
+from benchmark.parameters import nearest
+from benchmark.parts import Dataset, Part
+from benchmark.seeds import Rng
+
+if TYPE_CHECKING:
+    from benchmark.cell import TargetRule
+
+__all__ = ["Dataset", "Part", "choose_targets", "data_root", "load_dataset", "majority_share", "targets_digest"]
+
+
+def load_dataset(spec: str, root: Path | None = None, download: bool = False) -> Dataset:
+    """Load a data set.
+
+    Args:
+        spec: `mnist-5k`, `mnist`, `fashion-mnist`, `cifar10`, or `image_folder:path=DIR,size=32[,channels=3]`.
+        root: Folder that holds the files of `mnist`, `fashion-mnist` and `cifar10`; see `data_root` for the default.
+        download: Fetch into `root` what is missing there. Without it nothing is ever fetched.
+
+    Returns:
+        The data set on the CPU; equal files give equal parts and an equal digest.
+
+    Raises:
+        UserError: The spec is wrong, files are missing or broken, or a download failed.
+    """
+    name, _, options = spec.partition(":")
+    if name not in DATASETS:
+        raise UserError(
+            f"data set {name!r} does not exist; choose one of: {', '.join(DATASETS)}{nearest(name, list(DATASETS))}"
+        )
+    if name == "image_folder":
+        return _image_folder(options)
+    if options:
+        raise UserError(f"data set {name} has no options, but {spec!r} gives {options!r}; write just {name!r}")
+    from benchmark import sources
+
+    if name == "mnist-5k":
+        return sources.mnist_5k()
+    load = {"mnist": sources.mnist, "fashion-mnist": sources.fashion_mnist, "cifar10": sources.cifar10}[name]
+    return load(data_root(root), download)
+
+
+def data_root(root: Path | None = None) -> Path:
+    """Where files of data sets are: `root`, else UNSPLIT_BENCH_DATA, else `unsplit-bench/data` in the user's cache folder."""
+    if root is not None:
+        return Path(root).expanduser()
+    named = os.environ.get("UNSPLIT_BENCH_DATA")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unsplit-bench" / "data"
+
+
+def choose_targets(part: Part, rule: TargetRule) -> Tensor:
+    """Positions in `part` of the private samples that a rule chooses, int64.
+
+    `first_of_class` and `per_class` go class by class, each in the part's order; `drawn` keeps the order of the draw,
+    without replacement.
+
+    Raises:
+        UserError: A class, or for `drawn` the part, has too few samples, or the rule asks for fewer than one.
+    """
+    if rule.n < 1:
+        raise UserError(f"targets {rule.text()}: n={rule.n} chooses nothing; give n of at least 1")
+    if rule.how == "drawn":
+        if rule.n > len(part):
+            raise UserError(f"targets {rule.text()}: the part has only {len(part)} samples; lower n")
+        return Rng("targets", rule.seed).permutation(len(part))[: rule.n]
+    wanted = 1 if rule.how == "first_of_class" else rule.n
+    chosen = []
+    for label in range(int(part.labels.max()) + 1):
+        positions = (part.labels == label).nonzero().flatten()
+        if len(positions) < wanted:
+            raise UserError(
+                f"targets {rule.text()}: class {label} has only {len(positions)} of the {wanted} samples asked for; lower n"
+            )
+        chosen.append(positions[:wanted])
+    return torch.cat(chosen)
+
+
+def targets_digest(part: Part) -> str:
+    """SHA-256, 64 hex digits, of the chosen samples (`part.select(positions)`), for their record."""
+    return part.digest()
+
+
+def majority_share(labels: Tensor) -> float:
+    """Share of the most frequent label ([n], int64, n at least 1), in (0, 1]: accuracy of always guessing it."""
+    return int(torch.bincount(labels).max()) / len(labels)
+
+
+def _image_folder(options: str) -> Dataset:
+    from benchmark.folders import ImageFolder, image_folder
+
+    # A path may hold commas: only one that a `word=` follows parts two options.
+    pairs = [pair.partition("=") for pair in re.split(r",(?=[a-z_]+=)", options)] if options else []
+    if not any(key == "path" and value for key, _, value in pairs):
+        raise UserError(
+            "data set image_folder needs the folder it reads; write image_folder:path=DIR,size=32"
+            + (f", not image_folder:{options}" if options else "")
+        )
+    return image_folder(ImageFolder.configured({key: value for key, _, value in pairs}))
