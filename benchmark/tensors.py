@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from benchmark.cell import canonical_json
 from benchmark.errors import UserError
+from benchmark.files import write_atomically
 
 # One entry holds everything: safetensors writes several in no fixed order, and equal contents should be equal bytes.
 _ENTRY = "unsplit-bench"
@@ -65,28 +64,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if _digest(tensors, metadata) != expected:
         raise BrokenFileError(f"{path} does not match its checksum; delete it, it is made again")
     return tensors, metadata
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file `path` by one with `content`; a reader, or a crash at any moment, meets the old or the new one.
-
-    Raises:
-        UserError: The folder cannot be made or written to, or the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        cause = error.strerror or type(error).__name__
-        raise UserError(f"cannot write {path}: {cause}; choose another folder with --output or free it") from None
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from benchmark.errors import UserError
+from benchmark.files import write_atomically
 from benchmark.models import mnist_net, network
 from benchmark.seeds import Rng
-from benchmark.tensors import BrokenFileError, load_tensors, save_tensors, write_atomically
+from benchmark.tensors import BrokenFileError, load_tensors, save_tensors
 
 
 @pytest.fixture(scope="module")
