@@ -1,0 +1,150 @@
+"""Builds the view an attack receives, and keeps the truth it is scored against."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from benchmark import registry
+from benchmark.data import Dataset, Part, choose_targets
+from benchmark.errors import UserError
+from benchmark.training_view import TrainingView
+from benchmark.view import Knowledge, KnownLabels, Secrets, ServerView
+
+if TYPE_CHECKING:
+    from attacks.base import Attack
+    from benchmark.cell import Cell, TargetRule
+    from benchmark.victim import Victim
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the server saw of a cell's targets, and what the harness knows of them.
+
+    Attributes:
+        view: For the attack.
+        truth: The targets: images, labels, ids.
+        known: What an attacker with known labels is granted, or None; kept for the control that uses them
+            without gradients.
+        sent: [k, n, ...] the smashed data, the harness's own copy.
+        body_outputs: [k, n, ...] in the u-shaped topology, the harness's own copy, or None.
+    """
+
+    view: ServerView
+    truth: Part
+    known: KnownLabels | None
+    sent: Tensor
+    body_outputs: Tensor | None
+
+
+def observe(cell: Cell, victim: Victim, dataset: Dataset, attack: Attack) -> Observation:
+    """What the server saw of the cell's targets.
+
+    Every attack on a victim gets the same observations: the defense's noise has a stream of its own.
+
+    Args:
+        cell: Which targets, phase and number of views.
+        victim: On the device the view shall be on.
+        dataset: Holds the targets.
+        attack: Whose declared knowledge is granted.
+    """
+    device = victim.device
+    if cell.phase == "training":
+        seen, known = _training_rows(cell, victim, dataset, attack)
+        truth = dataset.victim.select(seen.positions.cpu()).to(device)
+        sent, outputs, gradients = seen.smashed, seen.body_outputs, seen.cut_gradients
+        weights: dict[str, Tensor] | None = seen.weight_gradients
+        batch_sizes: Tensor | None = seen.batch_sizes
+    else:
+        truth = dataset.test.select(choose_targets(dataset.test, cell.targets)).to(device)
+        protection = victim.protection.restarted("inference")
+        sent = torch.stack([victim.smash(truth.images, protection) for _ in range(cell.views)])
+        outputs = _through_body(victim, sent) if victim.split.tail is not None else None
+        gradients = known = weights = batch_sizes = None
+
+    granted = attack.knowledge()
+    view = ServerView(
+        smashed=sent.clone(),
+        phase=cell.phase,
+        topology=victim.spec.topology,
+        image_shape=dataset.image_shape,
+        n_classes=dataset.n_classes,
+        cut=victim.split.cut,
+        tail_name=victim.split.tail_name,
+        body=copy.deepcopy(victim.split.body),
+        body_outputs=_cloned(outputs),
+        cut_gradients=_cloned(gradients),
+        labels=truth.labels.clone() if victim.spec.topology == "vanilla" else None,
+        _factory=registry.load_model(victim.spec.model),
+        _granted=granted,
+        _secrets=Secrets(
+            client_head=copy.deepcopy(victim.split.head) if Knowledge.CLIENT_WEIGHTS in granted else None,
+            auxiliary=dataset.auxiliary.to(device) if Knowledge.AUXILIARY in granted else None,
+            query=_query(victim, cell.attack_seed) if Knowledge.QUERY in granted else None,
+            known_labels=known if Knowledge.KNOWN_LABELS in granted else None,
+            weight_gradients=weights if Knowledge.WEIGHT_GRADIENTS in granted else None,
+            protection=victim.protection.restarted("attacker", cell.attack_seed),
+        ),
+        _attack_seed=cell.attack_seed,
+        batch_sizes=_cloned(batch_sizes),
+    )
+    return Observation(view, truth, known, sent, outputs)
+
+
+def _cloned(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone()
+
+
+def _through_body(victim: Victim, sent: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.stack([victim.split.body(z) for z in sent])
+
+
+def _query(victim: Victim, attack_seed: int) -> Callable[[Tensor], Tensor]:
+    protection = victim.protection.restarted("queries", attack_seed)
+    return lambda x: victim.smash(x, protection)
+
+
+def _training_rows(
+    cell: Cell, victim: Victim, dataset: Dataset, attack: Attack
+) -> tuple[TrainingView, KnownLabels | None]:
+    seen = victim.seen
+    if seen is None:
+        raise UserError(
+            f"attack {cell.attack.name}: phase training needs a suite with a watch; add the key watch to the suite"
+        )
+    targets = (~seen.is_known).nonzero().flatten()
+    chosen = _among(dataset.victim.select(seen.positions[targets].cpu()), cell.targets)
+    seen = seen.latest(cell.views)
+    return seen.rows(targets[chosen.to(targets.device)]), _known(seen, dataset, attack)
+
+
+def _among(watched: Part, rule: TargetRule) -> Tensor:
+    # `drawn` watches exactly its own draw: every watched target is one.
+    if rule.how == "drawn":
+        return torch.arange(len(watched), device="cpu")
+    return choose_targets(watched, rule)
+
+
+def _known(seen: TrainingView, dataset: Dataset, attack: Attack) -> KnownLabels | None:
+    wanted = attack.known_labels_per_class()
+    if not wanted:
+        return None
+    labels = dataset.victim.labels.to(seen.positions.device)[seen.positions]
+    rows = []
+    for label in range(dataset.n_classes):
+        free = (seen.is_known & (labels == label)).nonzero().flatten()
+        if len(free) < wanted:
+            raise UserError(
+                f"attack {attack.name}: wants {wanted} known labels a class, but only {len(free)} of class "
+                f"{dataset.class_names[label]!r} were watched; raise watch.known_per_class in the suite"
+            )
+        rows.append(free[:wanted])
+    chosen = torch.cat(rows)
+    known = seen.rows(chosen)
+    return KnownLabels(known.smashed, known.body_outputs, known.cut_gradients, labels[chosen])

@@ -1,0 +1,171 @@
+"""Carries out groups of cells: victims, views, attack, scores, records."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmark import registry
+from benchmark.data import Dataset, load_dataset
+from benchmark.environment import environment
+from benchmark.errors import PluginError, UserError
+from benchmark.finding import Budget
+from benchmark.observe import observe
+from benchmark.record import Record
+from benchmark.scoring import assemble, score_finding
+from benchmark.victim import Victim, obtain_victim
+
+if TYPE_CHECKING:
+    from benchmark.cell import Cell, Group, VictimSpec
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Everything a run needs that must not change an outcome beyond rounding.
+
+    Attributes:
+        suite, suite_digest: What the records are filed under.
+        cache: Folder of trained victims.
+        data_root: Folder of the data sets, or None for the environment's.
+        device: `cpu`, `cuda` or `auto`.
+        memory: Bytes an attack's tensors may take at once.
+    """
+
+    suite: str
+    suite_digest: str
+    cache: str
+    data_root: str | None = None
+    device: str = "cpu"
+    memory: int = 2 * 1024**3
+
+    def to_json(self) -> dict[str, Any]:
+        """The context as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RunContext:
+        """The context that `to_json` wrote."""
+        return cls(**value)
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device called `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UserError: CUDA is asked for and not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: this machine has no CUDA device that torch can use; choose cpu or auto")
+    return device
+
+
+def train_victims(group: Group, context: RunContext, progress: Progress = lambda _: None) -> None:
+    """Train and cache what the group needs, so that its time is not counted as an attack's."""
+    specs = dict.fromkeys(spec for cell in group.cells for spec in (cell.victim, cell.victim.undefended()))
+    for done, spec in enumerate(specs):
+        _victim(spec, context, lambda part, done=done: progress((done + part) / len(specs)))
+    progress(1.0)
+
+
+def run_group(group: Group, context: RunContext, progress: Progress = lambda _: None) -> Iterator[Record]:
+    """Run a group's attack on all its views at once and yield a record a cell.
+
+    Raises:
+        UserError: A plug-in broke its contract or asked for what it is not granted.
+        Exception: Whatever the attack raises.
+    """
+    first = group.cells[0]
+    attack = registry.load_attack(first.attack)
+    dataset = _dataset(first.victim.dataset, context.data_root)
+    victims = [_victim(cell.victim, context) for cell in group.cells]
+    observations = [observe(cell, victim, dataset, attack) for cell, victim in zip(group.cells, victims, strict=True)]
+    started = time.perf_counter()
+    findings = attack.run([seen.view for seen in observations], Budget(context.memory), progress)
+    seconds = time.perf_counter() - started
+    if not isinstance(findings, list) or len(findings) != len(group.cells):
+        raise PluginError(
+            f"attack {first.attack.name}: run returned {len(findings) if isinstance(findings, list) else findings!r} "
+            f"findings for {len(group.cells)} views; return a list with one each"
+        )
+    for cell, victim, seen, finding in zip(group.cells, victims, observations, findings, strict=True):
+        scores = score_finding(cell, victim, dataset, seen, finding)
+        yield assemble(
+            cell,
+            victim,
+            dataset,
+            seen,
+            scores,
+            suite=context.suite,
+            suite_digest=context.suite_digest,
+            undefended=_victim(cell.victim.undefended(), context),
+            run=_run_facts(cell, context, seconds / len(group.cells)),
+        )
+    progress(1.0)
+
+
+def failed_record(cell: Cell, context: RunContext, reason: str, traceback: str | None) -> Record:
+    """The record of a cell that could not be measured."""
+    return Record(
+        key=cell.key(),
+        suite=context.suite,
+        suite_digest=context.suite_digest,
+        axes=cell.axes(),
+        status="failed",
+        reason=reason,
+        traceback=traceback,
+        run=_run_facts(cell, context, 0.0),
+    )
+
+
+@lru_cache(maxsize=2)
+def _dataset(spec: str, root: str | None) -> Dataset:
+    return load_dataset(spec, root=None if root is None else Path(root))
+
+
+def _victim(spec: VictimSpec, context: RunContext, progress: Progress = lambda _: None) -> Victim:
+    return obtain_victim(
+        spec,
+        _dataset(spec.dataset, context.data_root),
+        Path(context.cache),
+        chosen_device(context.device),
+        progress,
+    )
+
+
+def _run_facts(cell: Cell, context: RunContext, seconds: float) -> dict[str, Any]:
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = usage if sys.platform == "darwin" else usage * 1024
+    if torch.cuda.is_available():
+        peak = max(peak, torch.cuda.max_memory_allocated())
+    refs = [cell.attack, cell.victim.model, *cell.victim.defenses]
+    return {
+        "seconds": seconds,
+        "peak_memory": peak,
+        "device": str(chosen_device(context.device)),
+        "threads": torch.get_num_threads(),
+        "environment": environment(),
+        "plugins": [
+            {"kind": r.kind, "name": r.name, "source": _public(r.source), "version": r.version, "digest": r.digest}
+            for r in refs
+        ],
+    }
+
+
+def _public(source: str) -> str:
+    # Records are published: a path plug-in is named by its file, not by where it lay on somebody's disk.
+    path, colon, name = source.rpartition(":")
+    return f"{os.path.basename(path)}{colon}{name}" if colon else source

@@ -1,0 +1,179 @@
+"""Turns a finding into a record: metrics against the truth, controls beside them, utility and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from benchmark.data import Dataset, majority_share, targets_digest
+from benchmark.errors import PluginError
+from benchmark.metrics.labels import label_controls, label_scores
+from benchmark.metrics.reconstruction import control_scores, worst_checkpoint
+from benchmark.metrics.stealing import random_clone_scores, steal_scores
+from benchmark.metrics.utility import accuracy, head_flops, parameter_count, wire_bytes
+from benchmark.record import Record
+from benchmark.seeds import Rng
+
+if TYPE_CHECKING:
+    from attacks.base import Finding
+    from benchmark.cell import Cell
+    from benchmark.observe import Observation
+    from benchmark.victim import Victim
+
+CONVERGED_FALL = 0.01
+CONVERGED_RESIDUAL = 1.2
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The parts of a record that scoring fills; fields as in `benchmark.record.Record`."""
+
+    per_image: dict[str, list[float]]
+    controls: dict[str, dict[str, list[float]]]
+    scalars: dict[str, float]
+    convergence: dict[str, Any]
+
+
+def score_finding(cell: Cell, victim: Victim, dataset: Dataset, observation: Observation, finding: Finding) -> Scores:
+    """Score one finding for every goal its attack declares.
+
+    Raises:
+        PluginError: The finding lacks what a declared goal needs, or has another shape, or is not finite.
+    """
+    per_image: dict[str, list[float]] = {}
+    controls: dict[str, dict[str, list[float]]] = {}
+    scalars: dict[str, float] = {}
+    checkpoint: int | None = None
+    truth = observation.truth
+    # Controls are named by the data alone, so that every attack on the same targets meets the same ones.
+    rng = Rng("controls", dataset.digest, cell.targets.text(), cell.phase)
+    for goal in cell.goals:
+        if goal == "reconstruct":
+            images = _demanded(cell, "reconstructions", finding.reconstructions, (None, *truth.images.shape))
+            checkpoint, per_image_scores = worst_checkpoint(images, truth.images)
+            per_image |= per_image_scores
+            controls |= control_scores(truth.images, dataset.auxiliary.to(images.device), rng)
+        elif goal == "infer_labels":
+            labels = _demanded(cell, "labels", finding.labels, truth.labels.shape)
+            per_image |= label_scores(labels, truth.labels)
+            scalars["label_accuracy"] = _mean(per_image["correct"])
+            controls |= label_controls(
+                truth.labels, dataset.n_classes, observation.sent, observation.body_outputs, observation.known
+            )
+        elif goal == "steal":
+            if finding.clone is None:
+                raise PluginError(f"attack {cell.attack.name}: goal steal is declared, but the finding has no clone")
+            test = dataset.test.to(truth.images.device)
+            scalars |= steal_scores(finding.clone, victim.split, test)
+            heads = [observation.view.new_head(rng.child("random clone", index)) for index in range(5)]
+            controls["random_clone"] = {
+                key: [value] for key, value in random_clone_scores(heads, victim.split, test).items()
+            }
+    return Scores(per_image, controls, scalars, _convergence(victim, observation, finding, checkpoint))
+
+
+def assemble(
+    cell: Cell,
+    victim: Victim,
+    dataset: Dataset,
+    observation: Observation,
+    scores: Scores,
+    *,
+    suite: str,
+    suite_digest: str,
+    undefended: Victim,
+    run: Mapping[str, Any],
+) -> Record:
+    """The record of a finished cell."""
+    truth = observation.truth
+    return Record(
+        key=cell.key(),
+        suite=suite,
+        suite_digest=suite_digest,
+        axes=cell.axes(),
+        status="done",
+        targets={
+            "ids": truth.ids.tolist(),
+            "labels": truth.labels.tolist(),
+            "digest": targets_digest(truth),
+            "dataset_digest": dataset.digest,
+        },
+        per_image=scores.per_image,
+        controls=scores.controls,
+        scalars=scores.scalars,
+        utility=utility(victim, undefended, dataset),
+        privacy=[asdict(statement) for statement in victim.protection.privacy()],
+        reached=victim.protection.reached(),
+        cost=cost(victim, undefended, dataset),
+        convergence=scores.convergence,
+        run=dict(run),
+    )
+
+
+def utility(victim: Victim, undefended: Victim, dataset: Dataset) -> dict[str, float]:
+    """Test accuracy with the defense on, without any defense at the same seed, and of the majority class."""
+    test = dataset.test.to(victim.device)
+    scores = {}
+    for name, who in (("accuracy", victim), ("undefended_accuracy", undefended)):
+        protection = who.protection.restarted("utility")
+        scores[name] = accuracy(lambda x, who=who, protection=protection: who.predict(x, protection), test)
+    return scores | {"majority": majority_share(dataset.test.labels)}
+
+
+def cost(victim: Victim, undefended: Victim, dataset: Dataset) -> dict[str, float]:
+    """What the defense costs the client: wire bytes a sample and step, FLOPs, parameters, and training time."""
+    wire = wire_bytes(victim.split, dataset.image_shape)
+    plain = wire_bytes(undefended.split, dataset.image_shape)
+    return {
+        **{name: float(count) for name, count in wire.items()},
+        "bytes_ratio": sum(wire.values()) / sum(plain.values()),
+        "client_flops": float(head_flops(victim.split.head, dataset.image_shape)),
+        "client_params": float(parameter_count(victim.split.head)),
+        "training_seconds": victim.training_seconds,
+        "time_ratio": victim.training_seconds / undefended.training_seconds if undefended.training_seconds else 1.0,
+    }
+
+
+def _demanded(cell: Cell, what: str, tensor: Tensor | None, shape: Sequence[int | None]) -> Tensor:
+    where = f"attack {cell.attack.name}: finding.{what}"
+    if tensor is None:
+        raise PluginError(f"{where} is missing, but a goal that needs it is declared")
+    if len(tensor.shape) != len(shape) or any(w not in (None, g) for w, g in zip(shape, tensor.shape, strict=True)):
+        wanted = tuple("any" if size is None else size for size in shape)
+        raise PluginError(f"{where} has shape {tuple(tensor.shape)}; it must be {wanted}")
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise PluginError(f"{where} holds NaN or infinity; return finite numbers")
+    return tensor.detach()
+
+
+def _convergence(victim: Victim, observation: Observation, finding: Finding, checkpoint: int | None) -> dict[str, Any]:
+    loss = [float(value) for value in finding.trace.get("loss", [])]
+    state: dict[str, Any] = {
+        "trace": {name: [float(v) for v in values] for name, values in finding.trace.items()},
+        "steps": finding.steps,
+        "checkpoints": list(finding.checkpoints),
+        "checkpoint": checkpoint,
+        "converged": True,
+    }
+    if loss:
+        residual = _truth_residual(victim, observation)
+        earlier = loss[max(0, len(loss) - 1 - max(1, len(loss) // 10))]
+        fall = (earlier - loss[-1]) / earlier if earlier > 0 else 0.0
+        state["truth_residual"] = residual
+        state["converged"] = bool(fall < CONVERGED_FALL or loss[-1] <= CONVERGED_RESIDUAL * residual)
+    return state
+
+
+def _truth_residual(victim: Victim, observation: Observation) -> float:
+    """Mean squared distance of what was sent, averaged over views, from the undefended head's output for the truth."""
+    with torch.no_grad():
+        clean = victim.split.head(observation.truth.images)
+        return float((observation.sent.mean(0) - clean).square().mean())
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

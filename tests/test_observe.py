@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+
+from attacks.base import Attack, Budget, Finding, Goal, Progress
+from benchmark.cell import TargetRule
+from benchmark.data import Dataset
+from benchmark.errors import NotGranted
+from benchmark.observe import Observation, observe
+from benchmark.victim import obtain_victim
+from benchmark.view import Knowledge, ServerView, threat_model
+from tests.specs import WATCH, cell_of, victim_spec
+
+CPU = torch.device("cpu")
+
+
+class Curious(Attack):
+    name: ClassVar[str] = "curious"
+    goals: ClassVar[tuple[Goal, ...]] = ("reconstruct",)
+    wants: tuple[Knowledge, ...] = ()
+    k: int = 0
+
+    def knowledge(self) -> frozenset[Knowledge]:
+        return frozenset(self.wants)
+
+    def known_labels_per_class(self) -> int:
+        return self.k
+
+    def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
+        return [Finding() for _ in views]
+
+
+@pytest.fixture(scope="module")
+def seen_by(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Observation]:
+    cache: Path = tmp_path_factory.mktemp("victims")
+
+    def build(
+        *wants: Knowledge, k: int = 0, defenses: Sequence[str] = (), u_shaped: bool = True, **axes: object
+    ) -> Observation:
+        topology = {"topology": "u_shaped", "tail": "fc3"} if u_shaped else {}
+        spec = victim_spec(digits, *defenses, watch=WATCH, epochs=2, **topology)
+        attack = Curious(wants=wants, k=k)
+        cell = cell_of(spec, "known_client", **axes)
+        return observe(cell, obtain_victim(spec, digits, cache, CPU), digits, attack)
+
+    return build
+
+
+SECRETS = {
+    Knowledge.CLIENT_WEIGHTS: lambda view: view.client_head,
+    Knowledge.AUXILIARY: lambda view: view.auxiliary,
+    Knowledge.QUERY: lambda view: view.query(torch.zeros(1, 1, 28, 28)),
+    Knowledge.DEFENSE: lambda view: view.protection,
+}
+
+
+@pytest.mark.parametrize("wanted", SECRETS)
+def test_what_is_not_declared_raises(seen_by: Callable[..., Observation], wanted: Knowledge) -> None:
+    others = [knowledge for knowledge in Knowledge if knowledge is not wanted]
+    view = seen_by(*others).view
+    with pytest.raises(NotGranted, match=rf"asked its view for .{wanted.value}.*Knowledge\.{wanted.name}"):
+        SECRETS[wanted](view)
+
+
+@pytest.mark.parametrize("wanted", SECRETS)
+def test_what_is_declared_is_granted(seen_by: Callable[..., Observation], wanted: Knowledge) -> None:
+    assert SECRETS[wanted](seen_by(wanted).view) is not None
+
+
+def test_known_labels_are_never_those_of_targets(seen_by: Callable[..., Observation]) -> None:
+    observation = seen_by(Knowledge.KNOWN_LABELS, k=1, phase="training", views=2, targets=TargetRule("per_class", 2))
+    known = observation.view.known_labels
+    assert known.labels.tolist() == list(range(10))
+    distances = torch.cdist(known.smashed[0].flatten(1), observation.sent[0].flatten(1))
+    assert float(distances.min()) > 0
+
+
+def test_weight_gradients_are_there_only_in_training(seen_by: Callable[..., Observation]) -> None:
+    training = seen_by(Knowledge.WEIGHT_GRADIENTS, phase="training", views=1, targets=TargetRule("per_class", 2))
+    assert training.view.weight_gradients["fc3.weight"].shape == (1, 20, 10, 84)
+    with pytest.raises(NotGranted, match="holds no 'weight gradients'.*inference phase"):
+        _ = seen_by(Knowledge.WEIGHT_GRADIENTS).view.weight_gradients
+
+
+def test_the_server_of_the_vanilla_topology_has_the_labels_and_no_cut_gradient(
+    seen_by: Callable[..., Observation], digits: Dataset
+) -> None:
+    observation = seen_by(u_shaped=False)
+    assert observation.view.labels is not None
+    assert observation.view.labels.tolist() == list(range(10))
+    assert observation.view.cut_gradients is None
+
+
+def test_the_server_of_the_u_shaped_topology_has_no_labels(seen_by: Callable[..., Observation]) -> None:
+    assert seen_by().view.labels is None
+
+
+def test_each_query_of_a_noisy_client_is_a_fresh_draw(seen_by: Callable[..., Observation]) -> None:
+    sent = seen_by(defenses=["gaussian_noise:relative=0.5"], u_shaped=False, views=3).sent
+    assert not torch.equal(sent[0], sent[1])
+
+
+def test_every_attack_on_a_victim_gets_the_same_observations(seen_by: Callable[..., Observation]) -> None:
+    first, second = (seen_by(w, defenses=["gaussian_noise:relative=0.5"], u_shaped=False) for w in list(SECRETS)[:2])
+    assert torch.equal(first.sent, second.sent)
+
+
+def test_an_attack_that_overwrites_its_view_changes_nothing_for_the_harness(
+    seen_by: Callable[..., Observation],
+) -> None:
+    observation = seen_by()
+    before = observation.sent.clone()
+    observation.view.smashed.zero_()
+    for parameter in observation.view.body.parameters():
+        parameter.data.zero_()
+    assert torch.equal(observation.sent, before)
+    assert float(next(seen_by().view.body.parameters()).abs().sum()) > 0
+
+
+def test_threat_models_are_named_by_what_is_granted() -> None:
+    assert threat_model([]) == "architecture"
+    assert threat_model([Knowledge.QUERY, Knowledge.AUXILIARY]) == "architecture+auxiliary+query"
+    assert threat_model([Knowledge.CLIENT_WEIGHTS]) == "white box"
+    assert threat_model([Knowledge.WEIGHT_GRADIENTS, Knowledge.KNOWN_LABELS]) == "weight gradients"
+    assert threat_model([Knowledge.DEFENSE]) == "architecture"
