@@ -124,7 +124,8 @@ class Split:
 
     def to(self, device: torch.device) -> Split:
         """The same split with every part moved to `device`."""
-        return replace(self, **{name: part.to(device) for name, part in self.parts().items()})
+        tail = None if self.tail is None else self.tail.to(device)
+        return replace(self, head=self.head.to(device), body=self.body.to(device), tail=tail)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Logits of the undefended network for images `x` ([n, channels, height, width])."""

@@ -77,7 +77,11 @@ def train_victims(group: Group, context: RunContext, progress: Progress = lambda
     """Train and cache what the group needs, so that its time is not counted as an attack's."""
     specs = dict.fromkeys(spec for cell in group.cells for spec in (cell.victim, cell.victim.undefended()))
     for done, spec in enumerate(specs):
-        _victim(spec, context, lambda part, done=done: progress((done + part) / len(specs)))
+
+        def report(part: float, before: int = done) -> None:
+            progress((before + part) / len(specs))
+
+        _victim(spec, context, report)
     progress(1.0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -119,8 +120,8 @@ def utility(victim: Victim, undefended: Victim, dataset: Dataset) -> dict[str, f
     test = dataset.test.to(victim.device)
     scores = {}
     for name, who in (("accuracy", victim), ("undefended_accuracy", undefended)):
-        protection = who.protection.restarted("utility")
-        scores[name] = accuracy(lambda x, who=who, protection=protection: who.predict(x, protection), test)
+        predict = partial(who.predict, protection=who.protection.restarted("utility"))
+        scores[name] = accuracy(predict, test)
     return scores | {"majority": majority_share(dataset.test.labels)}
 
 
