@@ -127,11 +127,11 @@ def utility(victim: Victim, undefended: Victim, dataset: Dataset) -> dict[str, f
 
 def cost(victim: Victim, undefended: Victim, dataset: Dataset) -> dict[str, float]:
     """What the defense costs the client: wire bytes a sample and step, FLOPs, parameters, and training time."""
-    wire = wire_bytes(victim.split, dataset.image_shape)
-    plain = wire_bytes(undefended.split, dataset.image_shape)
+    up, down = wire_bytes(victim.split, dataset.image_shape)
     return {
-        **{name: float(count) for name, count in wire.items()},
-        "bytes_ratio": sum(wire.values()) / sum(plain.values()),
+        "bytes_up": float(up),
+        "bytes_down": float(down),
+        "bytes_ratio": (up + down) / sum(wire_bytes(undefended.split, dataset.image_shape)),
         "client_flops": float(head_flops(victim.split.head, dataset.image_shape)),
         "client_params": float(parameter_count(victim.split.head)),
         "training_seconds": victim.training_seconds,
