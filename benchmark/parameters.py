@@ -61,9 +61,9 @@ def spec_text(name: str, parameters: dict[str, Any]) -> str:
 
 def _value_text(value: Any) -> str:
     # Words that would be read back as something else than a text are written with quotes.
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_/][\w./-]*", value, re.ASCII):
-        if value.lower() not in ("true", "false", "null", "nan", "infinity"):
-            return value
+    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_/][\w./-]*", value, re.ASCII)
+    if plain and value.lower() not in ("true", "false", "null", "nan", "infinity"):
+        return str(value)
     return json.dumps(value)
 
 
