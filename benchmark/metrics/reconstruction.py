@@ -1,0 +1,251 @@
+"""How much of a private image a reconstruction shows, beside what scores without attacking at all.
+
+Every reconstruction is scored twice. *Raw*: clamped to [0, 1]. *Aligned*: after the gain and the offset, one pair
+a channel, that bring it closest to the truth in the least-squares sense (a negative gain is allowed), then
+clamped. An attack that finds the picture but not its brightness has leaked the picture; min-max rescaling would
+instead reward noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
+
+from benchmark.errors import PluginError, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchmark.data import Part
+    from benchmark.seeds import Rng
+
+METRICS = ("ssim_raw", "ssim_aligned", "psnr_raw", "psnr_aligned", "mse_raw", "mse_aligned", "correlation")
+PSNR_CAP = 60.0
+SSIM_WINDOW = 11
+RANDOM_IMAGE_DRAWS = 10
+
+Images = NDArray[np.float64]
+Scores = dict[str, list[float]]
+
+
+def score_images(images: Tensor, truth: Tensor) -> Scores:
+    """Score reconstructions against the private images, one value an image.
+
+    SSIM is that of Wang, Bovik, Sheikh and Simoncelli (2004): Gaussian window of sigma 1.5 and 11 pixels,
+    population covariance, range 1, mean over channels. PSNR is 10 log10(1 / MSE) of each image. MSE is the mean
+    over channels and pixels.
+
+    Args:
+        images: Reconstructions, [n, channels, height, width], any finite range.
+        truth: Private images, same shape, in [0, 1].
+
+    Returns:
+        Each of `METRICS` with n values: SSIM in [-1, 1]; PSNR in dB, 0 to `PSNR_CAP`; MSE in [0, 1]; correlation
+        (Pearson's, of the unclamped reconstruction, over all pixels and channels; 0 for a constant) in [-1, 1].
+
+    Raises:
+        PluginError: The reconstructions have another shape than the truth, or are not finite.
+        UserError: The images are smaller than the SSIM window.
+    """
+    if images.shape != truth.shape:
+        raise PluginError(
+            f"the attack returned reconstructions of shape {tuple(images.shape)} for targets of shape "
+            f"{tuple(truth.shape)}; return one image a target"
+        )
+    return _score(_finite(images), _array(truth))
+
+
+def worst_checkpoint(reconstructions: Tensor, truth: Tensor) -> tuple[int, Scores]:
+    """The checkpoint worst for the defense, by mean aligned SSIM, and its scores; the first of equals.
+
+    Args:
+        reconstructions: [checkpoints, n, channels, height, width], any finite range.
+        truth: [n, channels, height, width], in [0, 1].
+
+    Returns:
+        Position of the checkpoint, and what `score_images` gives for it.
+
+    Raises:
+        PluginError: The shapes do not fit, there is no checkpoint, or any checkpoint holds NaN or infinity.
+        UserError: As `score_images`.
+    """
+    if reconstructions.ndim != truth.ndim + 1 or len(reconstructions) == 0:
+        raise PluginError(
+            f"the attack returned reconstructions of shape {tuple(reconstructions.shape)} for targets of shape "
+            f"{tuple(truth.shape)}; return [checkpoints, targets, channels, height, width], one checkpoint or more"
+        )
+    scored = [score_images(images, truth) for images in reconstructions]
+    worst = int(np.argmax([np.mean(scores["ssim_aligned"]) for scores in scored]))
+    return worst, scored[worst]
+
+
+def control_scores(truth: Tensor, auxiliary: Part, rng: Rng) -> dict[str, Scores]:
+    """What guesses score that use neither the smashed data nor the truth, through the same alignment.
+
+    Args:
+        truth: Private images, [n, channels, height, width], in [0, 1].
+        auxiliary: Images the attacker could hold, disjoint from the targets.
+        rng: Draws the random images.
+
+    Returns:
+        For each control what `score_images` gives: `constant` (0.5 everywhere), `mean_image` (of the auxiliary
+        images) and `random_image` (auxiliary images drawn for each target; each score is the mean over
+        `RANDOM_IMAGE_DRAWS` draws).
+
+    Raises:
+        UserError: There is no auxiliary image, the auxiliary images have another shape, or as `score_images`.
+    """
+    public = _array(auxiliary.images)
+    if len(public) == 0 or public.shape[1:] != tuple(truth.shape[1:]):
+        raise UserError(
+            f"the controls need auxiliary images of shape {tuple(truth.shape[1:])}, the data set's auxiliary part "
+            f"has {len(public)} of shape {public.shape[1:]}; give it some of the targets' shape"
+        )
+    target = _array(truth)
+    draws = rng.integers(len(public), (RANDOM_IMAGE_DRAWS, len(target))).numpy()
+    random = [_score(public[positions], target) for positions in draws]
+    return {
+        "constant": _score(np.full_like(target, 0.5), target),
+        "mean_image": _score(np.broadcast_to(public.mean(axis=0), target.shape), target),
+        "random_image": {key: np.mean([scores[key] for scores in random], axis=0).tolist() for key in METRICS},
+    }
+
+
+def best_control(controls: Mapping[str, Mapping[str, Sequence[float]]]) -> tuple[str, float]:
+    """Name and mean aligned SSIM of the control that scores highest; the first of equals.
+
+    Args:
+        controls: What `control_scores` gives; at least one control.
+    """
+    means = {name: float(np.mean(scores["ssim_aligned"])) for name, scores in controls.items()}
+    best = max(means, key=means.__getitem__)
+    return best, means[best]
+
+
+def leakage(scores: Sequence[float], control: float) -> float:
+    """How much of the way from the best control to a perfect reconstruction an attack went, in [0, 1].
+
+    (mean s - c) / (1 - c), cut at 0 after the mean: ratios of single images are unbounded below and would hide
+    leaks.
+
+    Args:
+        scores: Aligned SSIM of each image.
+        control: Mean aligned SSIM of the best control, c.
+
+    Raises:
+        UserError: There is no score, one is not finite, or the control is already perfect.
+    """
+    if len(scores) == 0 or not np.isfinite([*scores, control]).all():
+        raise UserError("leakage needs at least one score and finite numbers only; score the images again")
+    if control >= 1:
+        raise UserError(
+            "leakage cannot be measured: a control without any attack scores 1 on these targets; "
+            "choose targets that are not blank or all alike"
+        )
+    return max(0.0, (float(np.mean(scores)) - control) / (1 - control))
+
+
+def align(images: Images, truth: Images) -> Images:
+    """Give each channel of each image the gain and offset that bring it closest to the truth; clamp to [0, 1].
+
+    The gain is cov(image, truth) / var(image), of either sign, and 0 for a channel that is constant to within
+    float32's rounding: such a channel becomes the truth's mean.
+
+    Args:
+        images: [n, channels, height, width], finite.
+        truth: Same shape, in [0, 1].
+    """
+    axes = (2, 3)
+    # Scaled first: a finite reconstruction may be so large, or so small, that its square is not.
+    x = images / _positive(np.abs(images).max(axis=axes, keepdims=True))
+    x = x - x.mean(axis=axes, keepdims=True)
+    spread = np.abs(x).max(axis=axes, keepdims=True)
+    x = np.where(spread > np.finfo(np.float32).eps, x / _positive(spread), 0.0)
+    mean = truth.mean(axis=axes, keepdims=True)
+    gain = (x * (truth - mean)).mean(axis=axes, keepdims=True) / _positive((x * x).mean(axis=axes, keepdims=True))
+    aligned: Images = np.clip(gain * x + mean, 0.0, 1.0)
+    return aligned
+
+
+def _score(images: Images, truth: Images) -> Scores:
+    height, width = truth.shape[2:]
+    if min(height, width) < SSIM_WINDOW:
+        raise UserError(
+            f"images of {height}x{width} are smaller than SSIM's window of {SSIM_WINDOW}x{SSIM_WINDOW}; "
+            "choose a data set, or a size, at least as large"
+        )
+    seen = {"raw": np.clip(images, 0.0, 1.0), "aligned": align(images, truth)}
+    metrics: dict[str, Callable[[Images, Images], float]] = {
+        "ssim": _ssim,
+        "psnr": _psnr,
+        "mse": mean_squared_error,
+    }
+    scores = {
+        f"{metric}_{how}": [float(measure(true, shown)) for true, shown in zip(truth, view, strict=True)]
+        for metric, measure in metrics.items()
+        for how, view in seen.items()
+    }
+    return {**scores, "correlation": [_correlation(*pair) for pair in zip(truth, images, strict=True)]}
+
+
+def _ssim(truth: Images, image: Images) -> float:
+    single = len(truth) == 1
+    return float(
+        structural_similarity(
+            truth[0] if single else truth,
+            image[0] if single else image,
+            data_range=1.0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            channel_axis=None if single else 0,
+        )
+    )
+
+
+def _psnr(truth: Images, image: Images) -> float:
+    # scikit-image divides by zero for equal images, and warns.
+    if mean_squared_error(truth, image) <= 10 ** (-PSNR_CAP / 10):
+        return PSNR_CAP
+    return float(peak_signal_noise_ratio(truth, image, data_range=1.0))
+
+
+def _correlation(truth: Images, image: Images) -> float:
+    x, y = (_standardised(values) for values in (truth, image))
+    return float(np.clip((x * y).mean(), -1.0, 1.0))
+
+
+def _standardised(values: Images) -> Images:
+    scaled = values / _positive(np.abs(values).max())
+    centred = scaled - scaled.mean()
+    spread = np.abs(centred).max()
+    if spread <= np.finfo(np.float32).eps:
+        return np.zeros_like(values)
+    centred = centred / spread
+    return centred / np.sqrt((centred * centred).mean())
+
+
+def _finite(images: Tensor) -> Images:
+    array = _array(images)
+    broken = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+    if broken.any():
+        raise PluginError(
+            f"the attack returned NaN or infinity in {int(broken.sum())} of {len(array)} reconstructions "
+            f"(first: position {int(broken.argmax())}); return finite images"
+        )
+    return array
+
+
+def _array(images: Tensor) -> Images:
+    array: Images = images.detach().cpu().double().numpy()
+    return array
+
+
+def _positive(values: Images) -> Images:
+    # A divisor that leaves zeros as they are.
+    divisor: Images = np.where(values > 0, values, 1.0)
+    return divisor

@@ -1,0 +1,111 @@
+"""How well a cloned head replaces the client's own, in front of the server's true body."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from benchmark.errors import PluginError, UserError
+from benchmark.metrics.utility import evaluating, predicted
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from benchmark.data import Part
+    from benchmark.models import Split
+
+
+def steal_scores(clone: nn.Module, split: Split, part: Part) -> dict[str, float]:
+    """Score a cloned head in front of the true body (and the true tail in the u-shaped topology).
+
+    UnSplit's published code (Erdogan, Kupcu and Cicek, 2022) puts the client's true head in front of the clone's
+    untrained layers instead, which says nothing about the clone.
+
+    Args:
+        clone: The cloned head: images [n, channels, height, width] to smashed data of the client's shape.
+        split: The victim, on the clone's device.
+        part: Held-out images and labels.
+
+    Returns:
+        `steal_accuracy`: share of right labels of the clone in front of the true rest, in [0, 1].
+        `steal_agreement`: share of images where it predicts what the undefended victim predicts, in [0, 1].
+        `victim_accuracy`: share of right labels of the undefended victim on the same images, in [0, 1].
+
+    Raises:
+        PluginError: The clone's smashed data have another shape than the client's, or are not finite.
+        UserError: The part is empty.
+    """
+
+    def through_clone(x: Tensor) -> Tensor:
+        smashed = clone(x)
+        _check(smashed, split, x)
+        logits: Tensor = split.body(smashed)
+        return logits if split.tail is None else split.tail(logits)
+
+    with evaluating(clone, *split.parts().values()):
+        stolen = predicted(through_clone, part.images)
+        true = predicted(split.evaluate, part.images)
+    if len(stolen) == 0:
+        raise UserError("stealing cannot be scored on an empty part; give the data set some test images")
+    labels = part.labels.to(stolen.device)
+    return {
+        "steal_accuracy": _share(stolen == labels),
+        "steal_agreement": _share(stolen == true),
+        "victim_accuracy": _share(true == labels),
+    }
+
+
+def random_clone_scores(heads: Sequence[nn.Module], split: Split, part: Part) -> dict[str, float]:
+    """The control: what heads score that never saw anything, freshly initialised, on average.
+
+    Args:
+        heads: Fresh heads of the client's architecture, at least one; about five, because single ones
+            score anything from under chance to several times chance.
+        split, part: As in `steal_scores`.
+
+    Returns:
+        What `steal_scores` gives, each the mean over the heads.
+
+    Raises:
+        UserError: There is no head, or as `steal_scores`.
+    """
+    if not heads:
+        raise UserError("the random-clone control needs at least one fresh head; give it some")
+    scored = [steal_scores(head, split, part) for head in heads]
+    return {key: sum(scores[key] for scores in scored) / len(scored) for key in scored[0]}
+
+
+def steal_advantage(accuracy: float, random: float, victim: float) -> float | None:
+    """How much of the way from a random clone to the client's own head a clone went, in [0, 1].
+
+    (accuracy - random) / (victim - random), cut at 0 and at 1.
+
+    Args:
+        accuracy: Accuracy of the clone in front of the true body, or its mean.
+        random: The same of random clones.
+        victim: Accuracy of the victim.
+
+    Returns:
+        The advantage, or None where the victim is no better than a random clone: there is nothing to steal then,
+        and neither 0 (safe) nor 1 (stolen) would be true.
+    """
+    if not victim > random:
+        return None
+    return min(1.0, max(0.0, (accuracy - random) / (victim - random)))
+
+
+def _check(smashed: Tensor, split: Split, x: Tensor) -> None:
+    expected = split.head(x[:1]).shape[1:]
+    if smashed.shape[1:] != expected or len(smashed) != len(x):
+        raise PluginError(
+            f"the attack's clone returned smashed data of shape {tuple(smashed.shape)} for {len(x)} images, the "
+            f"client sends {(len(x), *expected)}; return a head of the client's architecture"
+        )
+    if not torch.isfinite(smashed).all():
+        raise PluginError("the attack's clone returned NaN or infinity; return a head with finite weights")
+
+
+def _share(right: Tensor) -> float:
+    return float(right.double().mean())
