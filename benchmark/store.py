@@ -49,6 +49,18 @@ ON CONFLICT (key, suite_digest) DO UPDATE SET
     sha256 = excluded.sha256, origin = excluded.origin, written = excluded.written
 WHERE records.status != 'done'
 """
+_CHECKED = ("key", "suite", "suite_digest", "status", "body", "origin", "written")
+_WRITABLE = "make its folder writable or choose another one with --output"
+# What is the surroundings' fault and not the file's.
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: "another process holds it; wait for that to end and run again",
+    sqlite3.SQLITE_LOCKED: "another process holds it; wait for that to end and run again",
+    sqlite3.SQLITE_FULL: "free some space and run again: what is stored is kept",
+    sqlite3.SQLITE_IOERR: "check the disk it lies on and run again: what is stored is kept",
+    sqlite3.SQLITE_READONLY: _WRITABLE,
+    sqlite3.SQLITE_CANTOPEN: _WRITABLE,
+    sqlite3.SQLITE_PERM: _WRITABLE,
+}
 _RANK = {"failed": 0, "skipped": 1, "done": 2}
 
 
@@ -169,30 +181,24 @@ class Store:
         return {key: known[key] for key in keys if key in known}
 
     def _row(self, record: Record, origin: str) -> Mapping[str, str]:
-        body = record_text(record)
-        return {
+        row = {
             "key": record.key,
             "suite": record.suite,
             "suite_digest": record.suite_digest,
             "status": record.status,
-            "body": body,
-            "sha256": _checksum(body),
+            "body": record_text(record),
             "origin": origin,
             "written": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
+        return row | {"sha256": _checksum(*(row[column] for column in _CHECKED))}
 
     def _select(self, where: str, values: list[str]) -> list[Record]:
         with self._explained():
-            rows = self._connection.execute(f"SELECT key, body, sha256 FROM records WHERE {where}", values).fetchall()
-        return [self._record(*row) for row in rows]
-
-    def _record(self, key: str, body: str, expected: str) -> Record:
-        if _checksum(body) != expected:
-            raise UserError(f"store {self.path}: record {key[:12]} does not match its checksum; {_MOVE_AWAY}")
+            rows = self._connection.execute(f"SELECT body FROM records WHERE {where}", values).fetchall()
         try:
-            return Record.from_json(json.loads(body))
+            return [Record.from_json(json.loads(body)) for (body,) in rows]
         except ValueError as error:
-            raise UserError(f"store {self.path}: record {key[:12]}: {error}; {_MOVE_AWAY}") from None
+            raise UserError(f"store {self.path}: {error}; choose another folder with --output") from None
 
     def _open(self) -> None:
         # Two processes that open a new file at once may find it locked in spite of the timeout, which SQLite
@@ -208,9 +214,6 @@ class Store:
                 time.sleep(0.05)
         # Cells cost seconds to hours, a flush milliseconds: a record survives a power cut, too.
         self._connection.execute("PRAGMA synchronous = FULL")
-        (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
         with self._transaction():
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
             tables = {
@@ -228,8 +231,20 @@ class Store:
             if version == 0:
                 self._connection.execute(_TABLE)
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif "records" not in tables:
-                raise sqlite3.DatabaseError("it has no table of records")
+            else:
+                self._check()
+
+    def _check(self) -> None:
+        # SQLite checks the shape of its pages, not what is in them: a changed digit would pass for a result.
+        (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        self._connection.create_function("checksum", len(_CHECKED), _checksum, deterministic=True)
+        (changed,) = self._connection.execute(
+            f"SELECT count(*) FROM records WHERE checksum({', '.join(_CHECKED)}) != sha256"
+        ).fetchone()
+        if changed:
+            raise sqlite3.DatabaseError(f"{changed} records do not match their checksums")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -248,25 +263,20 @@ class Store:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            raise UserError(f"store {self.path}: {error}; {_remedy(str(error))}") from None
-        except sqlite3.DatabaseError as error:
-            raise UserError(f"store {self.path} is damaged ({error}); {_MOVE_AWAY}") from None
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            # Some faults have no code: those that Python finds in what SQLite hands over.
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            cause = " ".join(str(error).split())
+            if code in _REMEDIES:
+                raise UserError(f"store {self.path}: {cause}; {_REMEDIES[code]}") from None
+            raise UserError(
+                f"store {self.path} is damaged ({cause}); move it and its -wal file away and run again, "
+                "or recover what it holds with `sqlite3 FILE .recover`"
+            ) from None
         except OSError as error:
             cause = error.strerror or type(error).__name__
             raise UserError(f"store {self.path}: {cause}; choose another folder with --output") from None
 
 
-_MOVE_AWAY = "move it and its -wal file away and run again, or recover what it holds with `sqlite3 FILE .recover`"
-
-
-def _remedy(message: str) -> str:
-    if "locked" in message:
-        return "another process holds it; wait for that to end and run again"
-    if "full" in message:
-        return "free some space and run again: what is stored is kept"
-    return "make its folder writable or choose another one with --output"
-
-
-def _checksum(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()
+def _checksum(*columns: str) -> str:
+    return hashlib.sha256(canonical_json(columns).encode()).hexdigest()

@@ -173,8 +173,8 @@ def test_a_changed_number_in_the_file_is_noticed(path: Path) -> None:
     content = path.read_bytes()
     assert content.count(b'"steal_accuracy":0.125') == 1
     path.write_bytes(content.replace(b'"steal_accuracy":0.125', b'"steal_accuracy":0.025'))
-    with Store(path) as store, pytest.raises(UserError, match="record a does not match its checksum"):
-        store.get(["a"])
+    with pytest.raises(UserError, match=r"is damaged \(1 records do not match their checksums\)"):
+        Store(path)
 
 
 def test_a_flipped_bit_is_an_error_or_changes_nothing(path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_flipped_bit_is_an_error_or_changes_nothing(path: Path) -> None:
     content = path.read_bytes()
     draws = random.Random(0)
     changed = []
-    for _ in range(150):
+    for _ in range(400):
         damaged = bytearray(content)
         position, bit = draws.randrange(len(content)), draws.randrange(8)
         damaged[position] ^= 1 << bit
