@@ -1,24 +1,21 @@
-"""Finds and loads plug-ins: built in, registered by an installed package, or in a file of the user's.
-
-Finding reads files without importing them: it is quick, and a broken plug-in is listed rather than raised. Loading
-imports.
-"""
+"""Loads plug-ins, and writes each down as a value that another process can load."""
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib
 import inspect
 import textwrap
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from benchmark.digest import HARNESS, code_digest, has_relative_imports, source_digest
+from benchmark import discovery
+from benchmark.digest import code_digest, has_relative_imports, source_digest
+from benchmark.discovery import PACKAGES, Kind, registered
+from benchmark.discovery import Origin as Origin
+from benchmark.discovery import find as find
 from benchmark.errors import PluginError, UserError
 from benchmark.plugin_files import import_file
 from benchmark.spec import Spec, from_yaml
@@ -30,52 +27,12 @@ if TYPE_CHECKING:
     from benchmark.parameters import Configured
     from defenses.base import Defense
 
-Kind = Literal["attack", "defense", "model"]
-PACKAGES: dict[Kind, str] = {"attack": "attacks", "defense": "defenses", "model": "models"}
 _BASES = {"attack": "Attack", "defense": "Defense"}
-_MODELS_FILE = HARNESS / "benchmark" / "models.py"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a plug-in comes from.
-
-    Attributes:
-        kind: `attack`, `defense` or `model`.
-        name: What it is called; for a file of the user's, its text as it was asked for.
-        source: `builtin`, `entry point DISTRIBUTION`, an absolute `path.py:Class`, or `live` (a class without a file).
-        object: Class or factory; empty where it is not known before loading.
-        module: What to import; empty for a file of the user's.
-        file: Its file, where known.
-        summary: First line of its docstring.
-        error: Traceback of what is wrong with it, or None.
-    """
-
-    kind: Kind
-    name: str
-    source: str
-    object: str
-    module: str = ""
-    file: Path | None = None
-    summary: str = ""
-    error: str | None = None
 
 
 def listed(kind: Kind, *, check: bool = False) -> list[Origin]:
-    """All plug-ins of a kind that have a name, built-in ones first, each group by name.
-
-    Args:
-        kind: `attack`, `defense` or `model`.
-        check: Import each, so that `error` holds the traceback of those that fail.
-    """
-    built_in = sorted(_built_in(kind), key=lambda origin: origin.name)
-    taken = {origin.name for origin in built_in}
-    registered = []
-    for origin in sorted(_registered(kind), key=lambda origin: origin.name):
-        hidden = f"hidden by another {kind} called {origin.name!r}; rename the entry point"
-        registered.append(replace(origin, error=hidden) if origin.name in taken else origin)
-        taken.add(origin.name)
-    origins = built_in + registered
+    """All plug-ins of a kind that have a name; with `check` each is imported and a failure's traceback kept."""
+    origins = discovery.listed(kind)
     return [checked(origin) for origin in origins] if check else origins
 
 
@@ -88,32 +45,6 @@ def checked(origin: Origin) -> Origin:
     except Exception:
         return replace(origin, error=traceback.format_exc())
     return origin
-
-
-def find(kind: Kind, text: str, folder: Path | None = None) -> Origin:
-    """The plug-in called `text`, or in the file `path.py`, `path.py:Class`.
-
-    Args:
-        kind: `attack`, `defense` or `model`.
-        text: Without parameters.
-        folder: What a relative path starts from; the working directory by default.
-
-    Raises:
-        UserError: There is none; names the nearest and all that exist, or the missing file.
-    """
-    spec = Spec(text)
-    if spec.is_path:
-        return _in_file(kind, text, folder or Path.cwd())
-    origins = {origin.name: origin for origin in reversed(listed(kind))}
-    if text in origins:
-        return origins[text]
-    from benchmark.parameters import nearest
-
-    names = sorted(origins)
-    raise UserError(
-        f"there is no {kind} {text!r}{nearest(text, names)}; choose one of: {', '.join(names)}; "
-        f"or give a file, path.py:{'factory' if kind == 'model' else 'Class'}"
-    )
 
 
 def plugin(kind: Kind, text: str, folder: Path | None = None) -> Any:
@@ -346,72 +277,7 @@ def _live_plugin(kind: Kind, cls: type[Configured]) -> _Loaded:
 
 
 def _entry_point_of(kind: Kind, cls: type) -> Origin | None:
-    for origin in _registered(kind):
+    for origin in registered(kind):
         if (origin.module, origin.object) == (cls.__module__, cls.__qualname__):
             return origin
     return None
-
-
-def _in_file(kind: Kind, text: str, folder: Path) -> Origin:
-    location, _, name = text.partition(".py:") if ".py:" in text else (text.removesuffix(".py"), "", "")
-    file = (folder / Path(f"{location}.py").expanduser()).resolve()
-    if not file.is_file():
-        raise UserError(f"{kind} {text!r}: there is no file {file}; check the path")
-    return Origin(kind, text, f"{file}:{name}" if name else str(file), name, "", file)
-
-
-def _built_in(kind: Kind) -> Iterator[Origin]:
-    if kind == "model":
-        yield from _built_in_models()
-        return
-    package = PACKAGES[kind]
-    for file in sorted((HARNESS / package).glob("*.py")):
-        if file.stem in ("base", "__init__") or file.stem.startswith("_"):
-            continue
-        origin = Origin(kind, file.stem, "builtin", "", f"{package}.{file.stem}", file)
-        try:
-            tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-        except (SyntaxError, ValueError):
-            yield replace(origin, error=traceback.format_exc())
-            continue
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and _named(node):
-                yield replace(origin, object=node.name, summary=_summary(node))
-                break
-
-
-def _built_in_models() -> Iterator[Origin]:
-    tree = ast.parse(_MODELS_FILE.read_text(encoding="utf-8"))
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    tables = [
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "MODELS"
-    ]
-    for table in tables:
-        assert isinstance(table, ast.Dict)
-        for key, value in zip(table.keys, table.values, strict=True):
-            if isinstance(key, ast.Constant) and isinstance(value, ast.Name):
-                summary = _summary(functions[value.id])
-                yield Origin("model", str(key.value), "builtin", value.id, "benchmark.models", _MODELS_FILE, summary)
-
-
-def _registered(kind: Kind) -> Iterator[Origin]:
-    for entry in metadata.entry_points(group=f"unsplit_bench.{PACKAGES[kind]}"):
-        distribution = entry.dist.name if entry.dist else "unknown"
-        yield Origin(kind, entry.name, f"entry point {distribution}", entry.attr, entry.module)
-
-
-def _named(node: ast.ClassDef) -> bool:
-    """Whether the class gives itself a name, as every plug-in does."""
-    targets: list[ast.expr] = []
-    for statement in node.body:
-        if isinstance(statement, ast.Assign):
-            targets += statement.targets
-        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            targets.append(statement.target)
-    return any(isinstance(target, ast.Name) and target.id == "name" for target in targets)
-
-
-def _summary(node: ast.ClassDef | ast.FunctionDef) -> str:
-    return (ast.get_docstring(node) or "").partition("\n")[0]

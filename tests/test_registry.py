@@ -9,6 +9,7 @@ import pytest
 
 from benchmark import registry
 from benchmark.cell import PluginRef
+from benchmark.digest import HARNESS
 from benchmark.errors import PluginError, UserError
 from benchmark.models import mnist_net
 from defenses.base import Defense, Side
@@ -74,9 +75,7 @@ def test_built_in_plugins_are_found_by_their_files_and_not_imported() -> None:
         "found = [[o.name, o.source] for k in ('attack', 'defense', 'model') for o in registry.listed(k)]; "
         "print(json.dumps([found, [m for m in ('torch', 'pydantic', 'pandas') if m in sys.modules]]))"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=registry.HARNESS
-    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HARNESS)
     found, heavy = json.loads(answer.stdout)
     assert ["none", "builtin"] in found
     assert ["mnist_net", "builtin"] in found
