@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from benchmark.errors import PluginError
+from benchmark.errors import PluginError, UserError
 
 if TYPE_CHECKING:
     from benchmark.data import Part
@@ -48,10 +48,36 @@ class Protection:
         return split
 
     def privatise(self, training: Training) -> Training:
-        """Let every defense wrap modules and optimisers."""
+        """Let every defense wrap modules and optimisers.
+
+        Raises:
+            UserError: A defense that works per sample (DP-SGD) stands beside one that couples samples.
+            PluginError: A defense returned another object than it was given.
+        """
+        self._refuse_coupling()
         for defense in self.defenses:
-            training = defense.privatise(training)
+            if defense.privatise(training) is not training:
+                raise PluginError(
+                    f"defense {defense.name}: privatise returned another object than the training it was given; "
+                    "change that one in place and return it"
+                )
         return training
+
+    def _refuse_coupling(self) -> None:
+        private = next((defense for defense in self.defenses if defense.per_sample), None)
+        if private is None:
+            return
+        for other in self.defenses:
+            if other.couples_samples:
+                why = "makes one sample's gradient depend on other samples"
+            elif other.overrides("client_loss"):
+                why = "adds a second backward pass of its own through client_loss"
+            else:
+                continue
+            raise UserError(
+                f"defense {private.name} cannot stand beside {other.spec()}, which {why}, so that clipping per sample "
+                "no longer bounds a sample's influence; evaluate them apart"
+            )
 
     def labels(self, y: Tensor, n_classes: int) -> Tensor:
         """Labels to train with, [n], int64."""

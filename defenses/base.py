@@ -58,17 +58,25 @@ class Defense(Configured):
 
     Attributes:
         side: Which family the defense belongs to; shown in the leaderboard.
-        couples_samples: True where a hook's result for one sample depends on the others of its batch; DP-SGD
-            refuses to be combined with such a defense, because per-sample clipping no longer bounds influence.
+        per_sample: True where the guarantee needs every sample's gradient to depend on that sample alone (DP-SGD);
+            such a defense is not combined with one that couples samples or adds to the client's loss.
         state: Tensors the defense learned or measured while training (a running norm, a learned mask); saved
             with the victim and restored before inference. Keys are yours.
         reached: Numbers worth showing beside the row (for example a noise-to-RMS ratio); floats.
     """
 
     side: ClassVar[Side]
-    couples_samples: ClassVar[bool] = False
+    per_sample: ClassVar[bool] = False
 
     _state: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+
+    @property
+    def couples_samples(self) -> bool:
+        """Whether a training hook's result for one sample depends on other samples; a class may set it as `ClassVar[bool]`.
+
+        DP-SGD refuses to be combined with such a defense, because per-sample clipping no longer bounds influence.
+        """
+        return False
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -120,7 +128,10 @@ class Defense(Configured):
         return g
 
     def privatise(self, training: Training) -> Training:
-        """Wrap modules and optimisers (DP-SGD); called once, after `prepare` and before the first step."""
+        """Wrap modules and optimisers (DP-SGD); called once, after `prepare` and before the first step.
+
+        Change `training` in place and return it: defenses that came before may keep a reference to it.
+        """
         return training
 
     def attacker_model(self) -> nn.Module | None:
