@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +41,7 @@ def load_dataset(spec: str, root: Path | None = None, download: bool = False) ->
             f"data set {name!r} does not exist; choose one of: {', '.join(DATASETS)}{nearest(name, list(DATASETS))}"
         )
     if name == "image_folder":
-        return _image_folder(options)
+        return _image_folder(spec)
     if options:
         raise UserError(f"data set {name} has no options, but {spec!r} gives {options!r}; write just {name!r}")
     from benchmark import sources
@@ -54,7 +53,7 @@ def load_dataset(spec: str, root: Path | None = None, download: bool = False) ->
 
 
 def data_root(root: Path | None = None) -> Path:
-    """Where files of data sets are: `root`, else UNSPLIT_BENCH_DATA, else `unsplit-bench/data` in the user's cache folder."""
+    """Where data sets lie: `root`, else UNSPLIT_BENCH_DATA, else `unsplit-bench/data` in the user's cache folder."""
     if root is not None:
         return Path(root).expanduser()
     named = os.environ.get("UNSPLIT_BENCH_DATA")
@@ -84,7 +83,7 @@ def choose_targets(part: Part, rule: TargetRule) -> Tensor:
         positions = (part.labels == label).nonzero().flatten()
         if len(positions) < wanted:
             raise UserError(
-                f"targets {rule.text()}: class {label} has only {len(positions)} of the {wanted} samples asked for; lower n"
+                f"targets {rule.text()}: class {label} has only {len(positions)} of {wanted} samples asked for; lower n"
             )
         chosen.append(positions[:wanted])
     return torch.cat(chosen)
@@ -100,14 +99,11 @@ def majority_share(labels: Tensor) -> float:
     return int(torch.bincount(labels).max()) / len(labels)
 
 
-def _image_folder(options: str) -> Dataset:
+def _image_folder(spec: str) -> Dataset:
     from benchmark.folders import ImageFolder, image_folder
+    from benchmark.spec import parse_spec
 
-    # A path may hold commas: only one that a `word=` follows parts two options.
-    pairs = [pair.partition("=") for pair in re.split(r",(?=[a-z_]+=)", options)] if options else []
-    if not any(key == "path" and value for key, _, value in pairs):
-        raise UserError(
-            "data set image_folder needs the folder it reads; write image_folder:path=DIR,size=32"
-            + (f", not image_folder:{options}" if options else "")
-        )
-    return image_folder(ImageFolder.configured({key: value for key, _, value in pairs}))
+    parameters = dict(parse_spec(spec).parameters)
+    if "path" not in parameters:
+        raise UserError(f"data set {spec!r} does not name its folder; write image_folder:path=DIR,size=32")
+    return image_folder(ImageFolder.configured(parameters))

@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from pydantic import Field, field_validator
 
 from benchmark.errors import UserError
-from benchmark.parameters import Configured
-from benchmark.parts import FEWEST_A_CLASS, Dataset, dataset_of, interleaved, part_of
+from benchmark.parameters import Configured, spec_text
+from benchmark.parts import FEWEST_A_CLASS, Dataset, Part, dataset_of, interleaved, part_of
 from benchmark.seeds import Rng
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -49,17 +49,17 @@ class ImageFolder(Configured):
         return channels
 
     def text(self) -> str:
-        """The canonical spec; the size always stands in it."""
-        return f"image_folder:path={self.path},size={self.size}" + ("" if self.channels == 3 else ",channels=1")
+        """The canonical spec; path and size always stand in it."""
+        return spec_text(self.name, {"path": self.path, "size": self.size} | self.changed_parameters())
 
 
 def image_folder(options: ImageFolder) -> Dataset:
     """The pictures of a folder, cut stratified into 60 % victim, 20 % auxiliary and 20 % test.
 
-    Which part a picture falls into is fixed by the SHA-256 of its name (`CLASS/file.png`), not by the order of the files;
-    classes and, within a class, the pictures of a part stand in natural order (2 before 10). Ids count in that order over
-    all pictures. Pictures that are equal pixel for pixel after resizing count once: the same picture in two parts
-    would hand an attacker its target.
+    Which part a picture falls into is fixed by the SHA-256 of its name (`CLASS/file.png`), not by the order of the
+    files; classes and, within a class, the pictures of a part stand in natural order (2 before 10). Ids count in that
+    order over all pictures. Pictures that are equal pixel for pixel after resizing count once: the same picture in two
+    parts would hand an attacker its target.
 
     Raises:
         UserError: The folder or its class folders are missing, a class has fewer than five different pictures, or one
@@ -92,12 +92,12 @@ def image_folder(options: ImageFolder) -> Dataset:
         members["test"].append(sorted(shuffled[:held_out]))
         members["auxiliary"].append(sorted(shuffled[held_out : 2 * held_out]))
         members["victim"].append(sorted(shuffled[2 * held_out :]))
-    parts = {}
+    parts: dict[str, Part] = {}
     for title, of_part in members.items():
         chosen = interleaved(of_part, Rng("image_folder", "order", title))
         parts[title] = part_of(pixels[chosen], labels[chosen], chosen)
     note = f"{dropped} of {len(paths)} pictures are copies of another and were left out" if dropped else ""
-    return dataset_of(options.text(), **parts, class_names=list(by_class), note=note)
+    return dataset_of(options.text(), parts["victim"], parts["auxiliary"], parts["test"], list(by_class), note)
 
 
 def class_files(base: Path) -> dict[str, list[Path]]:
@@ -125,7 +125,7 @@ def class_files(base: Path) -> dict[str, list[Path]]:
     for name, paths in found.items():
         if not paths:
             raise UserError(
-                f"class folder {base / name} holds no picture ({' '.join(sorted(ENDINGS))}); add some or remove the folder"
+                f"class folder {base / name} holds no picture ({' '.join(sorted(ENDINGS))}); add some or remove it"
             )
     return found
 
@@ -133,8 +133,8 @@ def class_files(base: Path) -> dict[str, list[Path]]:
 def read_images(paths: list[Path], size: int, channels: int) -> np.ndarray:
     """Pictures as 8-bit pixels, [n, channels, size, size].
 
-    Each is turned as its EXIF says; its largest centred square is kept and resampled (Pillow's bicubic filter). A picture
-    that already has the size stays as it is. 16-bit grey keeps its upper 8 bits.
+    Each is turned as its EXIF says; its largest centred square is kept and resampled (Pillow's bicubic filter). A
+    picture that already has the size stays as it is. 16-bit grey keeps its upper 8 bits.
 
     Raises:
         UserError: A file is not a picture that can be read.

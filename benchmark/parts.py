@@ -46,7 +46,7 @@ class Part:
     def digest(self) -> str:
         """SHA-256, 64 hex digits, over shape, pixels (8 bits), labels and ids, in order."""
         sha = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        for images in self.images.split(1000):
+        for images in torch.split(self.images, 1000):
             sha.update((images * 255).round().to(torch.uint8).cpu().numpy().tobytes())
         for column in (self.labels, self.ids):
             sha.update(column.cpu().numpy().tobytes())

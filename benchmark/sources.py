@@ -1,7 +1,7 @@
 """The published data sets: where their files are, how they are cut, and how they are fetched.
 
-MNIST and Fashion-MNIST are read from idx files, plain arrays. The original CIFAR-10 is a pickle: torchvision compares the
-MD5 of every batch with the published one before it reads any, and a file that differs is refused, never read.
+MNIST and Fashion-MNIST are read from idx files, plain arrays. The original CIFAR-10 is a pickle: torchvision compares
+the MD5 of every batch with the published one before it reads any, and a file that differs is refused, never read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmark.errors import UserError
-from benchmark.parts import Dataset, dataset_of, interleaved, part_of
+from benchmark.parts import Dataset, Part, dataset_of, interleaved, part_of
 from benchmark.seeds import Rng
 
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -51,13 +51,14 @@ def mnist_5k() -> Dataset:
     pixels, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1]
     rng = Rng("mnist-5k", "cut")
     ids = [np.flatnonzero(labels == digit)[rng.child("members", digit).permutation(500).numpy()] for digit in range(10)]
-    parts, start = {}, 0
+    parts: dict[str, Part] = {}
+    start = 0
     for title, size in MNIST_5K_CUT.items():
         members = [sorted(of_class[start : start + size].tolist()) for of_class in ids]
         chosen = interleaved(members, rng.child("order", title))
         parts[title] = part_of(pixels[chosen], labels[chosen], chosen)
         start += size
-    return dataset_of("mnist-5k", **parts, class_names=DIGITS)
+    return dataset_of("mnist-5k", parts["victim"], parts["auxiliary"], parts["test"], DIGITS)
 
 
 def mnist(root: Path, download: bool = False) -> Dataset:
@@ -73,9 +74,9 @@ def fashion_mnist(root: Path, download: bool = False) -> Dataset:
 def cifar10(root: Path, download: bool = False) -> Dataset:
     """CIFAR-10, the original (ROOT/cifar-10-batches-py) or else a folder of images (ROOT/cifar10/{train,test}/CLASS/).
 
-    The whole training set is the victim's. Original: the first half of the test images is the test part, in the original
-    order, the second half the auxiliary part. Folder: the same halves within each class, by natural order of the file
-    names; a re-encoding has other pixels and so another digest, and the data set's note says so.
+    The whole training set is the victim's. Original: the first half of the test images is the test part, in the
+    original order, the second half the auxiliary part. Folder: the same halves within each class, by natural order of
+    the file names; a re-encoding has other pixels and so another digest, and the data set's note says so.
 
     Raises:
         UserError: Neither is there, or the original's checksums do not hold; its batches are pickles and are read only
@@ -100,8 +101,8 @@ def _cifar10_original(root: Path) -> Dataset:
         train, test = (CIFAR10(str(root), train=train) for train in (True, False))
     except RuntimeError:
         raise UserError(
-            f"cifar10: a file in {root / 'cifar-10-batches-py'} is missing or is not the published one (its MD5 differs), "
-            "so none was read; delete that folder and fetch it again with --download"
+            f"cifar10: a file in {root / 'cifar-10-batches-py'} is missing or is not the published one (its MD5 "
+            "differs), so none was read; delete that folder and fetch it again with --download"
         ) from None
     n_train, n_test = len(train.data), len(test.data)
     victim = part_of(train.data.transpose(0, 3, 1, 2), np.array(train.targets), np.arange(n_train))
@@ -131,7 +132,7 @@ def _cifar10_folder(folder: Path) -> Dataset:
     ids = {
         path: number for number, path in enumerate(p for group in (train, test) for ps in group.values() for p in ps)
     }
-    parts = {}
+    parts: dict[str, Part] = {}
     for title, members in (("victim", train), ("test", first_half), ("auxiliary", second_half)):
         flat = [(label, path) for label, name in enumerate(names) for path in members[name]]
         places = iter(range(len(flat)))
@@ -145,18 +146,20 @@ def _cifar10_folder(folder: Path) -> Dataset:
         )
     return dataset_of(
         "cifar10",
-        **parts,
-        class_names=names,
-        note=f"read from the image files in {folder.name}/, a re-encoding: scores are close to, but not, the original's",
+        parts["victim"],
+        parts["auxiliary"],
+        parts["test"],
+        names,
+        note=f"read from the image files in {folder.name}/, a re-encoding: scores are not the original's",
     )
 
 
 def _idx(name: str, folder: str, class_names: tuple[str, ...], root: Path, download: bool) -> Dataset:
-    """A data set of idx files, ROOT/FOLDER/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte, as torchvision lays them out.
+    """A data set of idx files, ROOT/FOLDER/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte, torchvision's layout.
 
-    The whole training set is the victim's. The first half of the test images is the test part, in the original order, so
-    that the first of each class are the published targets; the second half is the auxiliary part. (The two halves of
-    MNIST's test set were written by different people, of the first half the tidier ones.) Ids count the test images on
+    The whole training set is the victim's. The first half of the test images is the test part, in the original order,
+    so that the first of each class are the published targets; the second half is the auxiliary part. (The halves of
+    MNIST's test set were written by different people, the first by the tidier ones.) Ids count the test images on
     behind the training images.
     """
     from torchvision import datasets
@@ -167,6 +170,12 @@ def _idx(name: str, folder: str, class_names: tuple[str, ...], root: Path, downl
     }
     absent = [path.name for pair in files_of.values() for path in pair if not path.is_file()]
     if absent and download:
+        # torchvision would take what an old release of it left there, a pickle, for the data set.
+        if (raw.parent / "processed").exists():
+            raise UserError(
+                f"{name}: {raw.parent / 'processed'} is a pickled copy by an old torchvision, which is never read; "
+                "remove that folder"
+            )
         _fetch(name, root, lambda: getattr(datasets, folder)(str(root), download=True))
         absent = [path.name for pair in files_of.values() for path in pair if not path.is_file()]
     if absent:
@@ -219,8 +228,8 @@ def _fetch(name: str, root: Path, fetch: Callable[[], object]) -> None:
     except (OSError, RuntimeError, HTTPException) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{name}: the download into {root} failed ({reason}); try again, or put the files there yourself and name the "
-            "folder with --data-root"
+            f"{name}: the download into {root} failed ({reason}); try again, or put the files there yourself and name "
+            "the folder with --data-root or UNSPLIT_BENCH_DATA"
         ) from None
 
 
