@@ -75,8 +75,9 @@ def chosen_device(name: str) -> torch.device:
 
 def train_victims(group: Group, context: RunContext, progress: Progress = lambda _: None) -> None:
     """Train and cache what the group needs, so that its time is not counted as an attack's."""
-    specs = dict.fromkeys(spec for cell in group.cells for spec in (cell.victim, cell.victim.undefended()))
-    for done, spec in enumerate(specs):
+    needed = (spec for cell in group.cells for spec in (cell.victim, cell.victim.undefended()))
+    specs = {spec.key(): spec for spec in needed}
+    for done, spec in enumerate(specs.values()):
 
         def report(part: float, before: int = done) -> None:
             progress((before + part) / len(specs))
