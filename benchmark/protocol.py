@@ -7,6 +7,7 @@ other, and each is detached as it is sent.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -62,6 +63,10 @@ class Wire:
         return delivered
 
 
+def _as_it_is(module: nn.Module) -> nn.Module:
+    return module
+
+
 @dataclass
 class Training:
     """Everything the split training steps work with; what a defense's `privatise` may change.
@@ -78,6 +83,7 @@ class Training:
         reduction: `mean`: the loss is the batch's mean. `sum`: its sum; the gradients of optimisers not named in
             `private` are then divided by `batch_size`.
         private: Names of the optimisers that scale gradients themselves (DP-SGD).
+        unwrap: Gives back the plain module behind whatever `privatise` wrapped around a part.
     """
 
     head: nn.Module
@@ -91,6 +97,7 @@ class Training:
     sampling: Literal["shuffled", "poisson"] = "shuffled"
     reduction: Literal["mean", "sum"] = "mean"
     private: frozenset[str] = field(default_factory=frozenset)
+    unwrap: Callable[[nn.Module], nn.Module] = _as_it_is
 
     def parts(self) -> dict[str, nn.Module]:
         """The parts by name, without an absent tail."""
@@ -172,7 +179,10 @@ def split_step(training: Training, protection: Protection, step: Step, wire: Wir
     extra = protection.client_loss(step.x, z, step.y, step.number)
     if extra is not None:
         extra.backward(retain_graph=True)
-    protected.backward(back)
+    with warnings.catch_warnings():
+        # Opacus hooks the head's backward pass; torch remarks that images want no gradient, which is as it should be.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
+        protected.backward(back)
 
     _update(training)
     value = float(loss.detach())
@@ -206,6 +216,6 @@ def _empty_step(training: Training) -> float:
         if name in training.private:
             for group in optimiser.param_groups:
                 for parameter in group["params"]:
-                    parameter.grad_sample = torch.zeros((0, *parameter.shape), device=parameter.device)
+                    parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
             optimiser.step()
     return 0.0

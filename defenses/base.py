@@ -72,9 +72,10 @@ class Defense(Configured):
 
     @property
     def couples_samples(self) -> bool:
-        """Whether a training hook's result for one sample depends on other samples; a class may set it as `ClassVar[bool]`.
+        """Whether a training hook's result for one sample depends on other samples.
 
         DP-SGD refuses to be combined with such a defense, because per-sample clipping no longer bounds influence.
+        Where it does not depend on parameters, set it as `couples_samples: ClassVar[bool] = True`.
         """
         return False
 
