@@ -1,0 +1,319 @@
+"""How each kind of layer runs for many lanes at once: stacked weights [L, ...] on stacked batches [L, n, ...].
+
+A stage splits its work in three, so that a caller whose inputs or whose weights stay fixed does the fixed part once:
+`weights` (what depends on the weights alone), `inputs` (what depends on the inputs alone) and `combine`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional as F
+
+Stacked = Mapping[str, Tensor]
+
+# Rounding of a float32 sum of products, over the sum of the weights' sizes, for inputs of order one.
+_ROUNDING = 2.0**-20
+
+# They treat every sample by itself and hold no weights, so lanes may be folded into the batch.
+_PER_SAMPLE: tuple[type[nn.Module], ...] = (
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.AvgPool2d,
+    nn.ELU,
+    nn.Flatten,
+    nn.GELU,
+    nn.Hardtanh,
+    nn.Identity,
+    nn.LeakyReLU,
+    nn.MaxPool2d,
+    nn.ReLU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Tanh,
+    nn.Upsample,
+)
+
+
+class Stage(ABC):
+    """One or more layers of a head, for all lanes at once."""
+
+    @abstractmethod
+    def weights(self, stacked: Stacked) -> Any:
+        """What depends on the weights alone; `stacked` holds the head's parameters and buffers, [L, ...] each."""
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What depends on the inputs alone; `x` is [L, n, ...]."""
+        return x
+
+    @abstractmethod
+    def combine(self, weights: Any, seen: Tensor) -> Tensor:
+        """The output, [L, n, ...], from what `weights` and `inputs` gave."""
+
+
+class PerSample(Stage):
+    """A layer without weights that treats every sample by itself: lanes are folded into the batch."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def weights(self, stacked: Stacked) -> None:
+        """Nothing."""
+
+    def combine(self, weights: None, seen: Tensor) -> Tensor:
+        """The module on [L * n, ...]."""
+        folded: Tensor = self.module(seen.flatten(0, 1))
+        out: Tensor = folded.unflatten(0, seen.shape[:2])
+        return out
+
+
+class Dense(Stage):
+    """`nn.Linear` as a batched matrix product."""
+
+    def __init__(self, weight: str, bias: str | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def weights(self, stacked: Stacked) -> tuple[Tensor, Tensor | None]:
+        """Weight [L, in, out] and bias [L, 1, out]."""
+        bias = None if self.bias is None else stacked[self.bias].unsqueeze(1)
+        return stacked[self.weight].transpose(1, 2), bias
+
+    def combine(self, weights: tuple[Tensor, Tensor | None], seen: Tensor) -> Tensor:
+        """[L, n, ..., in] to [L, n, ..., out]."""
+        weight, bias = weights
+        rows = seen.flatten(1, -2)
+        product = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias, rows, weight)
+        out: Tensor = product.unflatten(1, seen.shape[1:-1])
+        return out
+
+
+class Convolution(Stage):
+    """`nn.Conv2d` as one convolution with a group a lane."""
+
+    def __init__(self, module: nn.Conv2d, weight: str, bias: str | None) -> None:
+        self.module, self.weight, self.bias = module, weight, bias
+
+    def weights(self, stacked: Stacked) -> tuple[Tensor, Tensor | None]:
+        """Weight [L * out, in, k, k] and bias [L * out]."""
+        bias = None if self.bias is None else stacked[self.bias].flatten()
+        return stacked[self.weight].flatten(0, 1), bias
+
+    def combine(self, weights: tuple[Tensor, Tensor | None], seen: Tensor) -> Tensor:
+        """[L, n, in, h, w] to [L, n, out, h', w']."""
+        weight, bias = weights
+        lanes, module = seen.shape[0], self.module
+        side_by_side = seen.transpose(0, 1).flatten(1, 2)
+        grouped = F.conv2d(
+            side_by_side,
+            weight,
+            bias,
+            stride=module.stride,
+            padding=module.padding,
+            dilation=module.dilation,
+            groups=lanes * module.groups,
+        )
+        out: Tensor = grouped.unflatten(1, (lanes, -1)).transpose(0, 1)
+        return out
+
+
+class PooledConvolution(Stage):
+    """Convolution and 2x2 max pooling, with or without a ReLU between them, as one matrix product a lane.
+
+    The four outputs under one pooling window are four shifts of one kernel: a convolution of stride 2 with four times
+    the kernels, each a row and a column larger. So the patches are taken once per window and not once per output,
+    and pooling is a maximum of four blocks of rows. The maximum commutes with the bias and with ReLU.
+    """
+
+    def __init__(self, module: nn.Conv2d, weight: str, bias: str | None, rectified: bool) -> None:
+        self.module, self.weight, self.bias, self.rectified = module, weight, bias, rectified
+        self.kernel = (module.kernel_size[0] + 1, module.kernel_size[1] + 1)
+
+    @staticmethod
+    def fits(conv: nn.Module, pool: nn.Module) -> bool:
+        """Whether the pair can be run so, and is faster so: small kernels would grow too much."""
+        return (
+            type(conv) is nn.Conv2d
+            and type(pool) is nn.MaxPool2d
+            and conv.stride == (1, 1)
+            and conv.dilation == (1, 1)
+            and conv.groups == 1
+            and min(conv.kernel_size) >= 5
+            and not isinstance(conv.padding, str)
+            and pool.kernel_size in (2, (2, 2))
+            and pool.stride in (2, (2, 2))
+            and pool.padding in (0, (0, 0))
+            and pool.dilation in (1, (1, 1))
+            and not pool.ceil_mode
+            and not pool.return_indices
+        )
+
+    def weights(self, stacked: Stacked) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The shifted kernels, [L, 4 * out, in * (k+1)^2], window position first; bias and tie width, [L, out, 1]."""
+        kernel = stacked[self.weight]
+        lanes, out, inward, high, wide = kernel.shape
+        shifts = _shifts(high, wide, kernel)
+        moved = (kernel.reshape(-1, high * wide) @ shifts).view(lanes, out, inward, 4, -1)
+        bias = None if self.bias is None else stacked[self.bias].unsqueeze(2)
+        # A shifted kernel adds up in another order: outputs that are equal, as everywhere at a constant start, come
+        # out unequal by rounding, and rounding would choose where the gradient goes. What is that close is a tie.
+        tie = kernel.detach().abs().sum((2, 3, 4)).mul_(_ROUNDING).unsqueeze(2)
+        return moved.permute(0, 3, 1, 2, 4).reshape(lanes, 4 * out, -1), bias, tie
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """The patches, [L, in * (k+1)^2, n, h, w], h and w those of the pooled output."""
+        vertical, horizontal = _pair(self.module.padding)
+        if vertical or horizontal:
+            x = F.pad(x, (horizontal, horizontal, vertical, vertical))
+        patches: Tensor = _Patches.apply(x, self.kernel)
+        return patches
+
+    def combine(self, weights: tuple[Tensor, Tensor | None, Tensor], seen: Tensor) -> Tensor:
+        """[L, n, out, h, w], the pooled output."""
+        kernels, bias, tie = weights
+        product = torch.bmm(kernels, seen.flatten(2))
+        largest: Tensor = _LargestOfFour.apply(product.view(len(product), 4, -1, product.shape[2]), tie)
+        if bias is not None:
+            largest = largest + bias
+        if self.rectified:
+            largest = torch.relu(largest)
+        out: Tensor = largest.unflatten(2, seen.shape[2:]).transpose(1, 2)
+        return out
+
+
+class Anything(Stage):
+    """Any module at all, by `torch.func.vmap`; one that vmap cannot batch runs lane by lane."""
+
+    def __init__(self, module: nn.Module, names: Sequence[tuple[str, str]]) -> None:
+        self.module, self.names = module, names
+        self._batched = vmap(self._one_lane, randomness="different")
+        self._vmappable = True
+
+    def weights(self, stacked: Stacked) -> dict[str, Tensor]:
+        """The module's own parameters and buffers."""
+        return {own: stacked[name] for own, name in self.names}
+
+    def combine(self, weights: dict[str, Tensor], seen: Tensor) -> Tensor:
+        """[L, n, ...] to [L, n, ...]."""
+        if self._vmappable:
+            try:
+                batched: Tensor = self._batched(weights, seen)
+            except (RuntimeError, ValueError):
+                # Data-dependent control flow or an operator without a batching rule: if the module itself is at
+                # fault, the loop below raises the same again.
+                self._vmappable = False
+            else:
+                return batched
+        lanes = [
+            self._one_lane({own: value[lane] for own, value in weights.items()}, seen[lane])
+            for lane in range(len(seen))
+        ]
+        return torch.stack(lanes)
+
+    def _one_lane(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        out: Tensor = functional_call(self.module, weights, (x,))
+        return out
+
+
+def stages(head: nn.Module) -> list[Stage]:
+    """The stages that run `head`, first to last; its parameters are looked up by their names in it."""
+    names = {id(value): name for name, value in [*head.named_parameters(), *head.named_buffers()]}
+    layers = _layers(head)
+    found: list[Stage] = []
+    while layers:
+        stage, used = _stage(layers, names)
+        found.append(stage)
+        layers = layers[used:]
+    return found
+
+
+def _stage(layers: Sequence[nn.Module], names: Mapping[int, str]) -> tuple[Stage, int]:
+    layer = layers[0]
+    weight, bias = (names.get(id(getattr(layer, which, None))) for which in ("weight", "bias"))
+    if not _hooked(layer) and weight is not None:
+        rectified = len(layers) > 2 and type(layers[1]) is nn.ReLU
+        used = 3 if rectified else 2
+        block = layers[:used]
+        if len(block) == used and PooledConvolution.fits(layer, block[-1]) and not any(map(_hooked, block)):
+            assert isinstance(layer, nn.Conv2d)
+            return PooledConvolution(layer, weight, bias, rectified), used
+        if type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
+            return Convolution(layer, weight, bias), 1
+        if type(layer) is nn.Linear:
+            return Dense(weight, bias), 1
+    if type(layer) in _PER_SAMPLE and not _hooked(layer):
+        return PerSample(layer), 1
+    own = [*layer.named_parameters(), *layer.named_buffers()]
+    return Anything(layer, [(name, names[id(value)]) for name, value in own]), 1
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    if type(module) is nn.Sequential and not _hooked(module):
+        return [layer for child in module for layer in _layers(child)]
+    return [module]
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _pair(value: int | tuple[int, ...] | str) -> tuple[int, int]:
+    assert not isinstance(value, str)
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _shifts(high: int, wide: int, like: Tensor) -> Tensor:
+    """Matrix [high * wide, 4 * (high+1) * (wide+1)] of zeros and ones that moves a kernel to its four places."""
+    identity = torch.eye(high * wide, dtype=like.dtype, device=like.device).view(-1, high, wide)
+    places = [F.pad(identity, (right, 1 - right, down, 1 - down)) for down in (0, 1) for right in (0, 1)]
+    return torch.stack(places, dim=1).flatten(1)
+
+
+class _Patches(torch.autograd.Function):
+    """Patches of stride 2, [L, channels * kh * kw, n, h, w], of images [L, n, channels, height, width]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: tuple[int, int]) -> Tensor:
+        ctx.shape, ctx.kernel = x.shape, kernel
+        windows = x.unfold(3, kernel[0], 2).unfold(4, kernel[1], 2)
+        lanes, n, _, h, w = windows.shape[:5]
+        return windows.permute(0, 2, 5, 6, 1, 3, 4).reshape(lanes, -1, n, h, w)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        per_image = gradients[0].transpose(1, 2).flatten(3).flatten(0, 1)
+        images = F.fold(per_image, ctx.shape[3:], ctx.kernel, stride=2)
+        return images.view(ctx.shape), None
+
+
+class _LargestOfFour(torch.autograd.Function):
+    """Maximum over dimension 1 of [L, 4, channels, m].
+
+    The gradient goes to it alone; among those no further apart than `tie`, [L, channels, 1], to the first, as in
+    max pooling.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, four: Tensor, tie: Tensor) -> Tensor:
+        first, second, third, fourth = four.unbind(1)
+        upper, lower = torch.maximum(first, second), torch.maximum(third, fourth)
+        ctx.save_for_backward(second - first > tie, fourth - third > tie, lower - upper > tie)
+        return torch.maximum(upper, lower)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        right_above, right_below, below = ctx.saved_tensors
+        gradient = gradients[0]
+        out = gradient.new_empty((gradient.shape[0], 4, *gradient.shape[1:]))
+        lower = gradient * below
+        upper = gradient - lower
+        torch.mul(upper, right_above, out=out[:, 1])
+        torch.sub(upper, out[:, 1], out=out[:, 0])
+        torch.mul(lower, right_below, out=out[:, 3])
+        torch.sub(lower, out[:, 3], out=out[:, 2])
+        return out, None

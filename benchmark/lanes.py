@@ -1,0 +1,125 @@
+"""Stacks independent problems: many heads of one architecture, each on inputs of its own, in one tensor program.
+
+A *lane* is one of them. Lanes share nothing but the program: each lane's output depends on its own weights and inputs
+alone, so the gradient of any sum over lanes is every lane's own gradient, and an elementwise optimiser on the stacked
+tensors is an optimiser a lane.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.func import stack_module_state
+
+from benchmark.lane_layers import Stage, stages
+
+
+class Lanes:
+    """Heads of one architecture, stacked.
+
+    Heads run in evaluation mode: dropout is off and batch normalisation uses its buffers, so that no lane, and no
+    sample of a lane, depends on another.
+
+    Args:
+        heads: One a lane, of equal architecture and on one device. The same module may stand several times; all weights
+            are copied.
+
+    Attributes:
+        parameters: The trainable weights by name, [L, ...] each, leaves that require gradients.
+        buffers: The other state by name, [L, ...] each; never changed.
+    """
+
+    def __init__(self, heads: Sequence[nn.Module]) -> None:
+        state = stack_module_state(list(heads))
+        self.parameters: dict[str, Tensor] = {k: v.detach().requires_grad_(True) for k, v in state[0].items()}
+        self.buffers: dict[str, Tensor] = {k: v.detach() for k, v in state[1].items()}
+        self._template = copy.deepcopy(heads[0]).eval().requires_grad_(False)
+        self._stages: list[Stage] = stages(self._template)
+        self._n = len(heads)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs, [L, n, ...], for inputs `x`, [L, n, channels, height, width]."""
+        stacked = {**self.parameters, **self.buffers}
+        for stage in self._stages:
+            x = stage.combine(stage.weights(stacked), stage.inputs(x))
+        return x
+
+    def at(self, x: Tensor) -> Callable[[], Tensor]:
+        """The forward pass at inputs that stay fixed while the weights change; gradients reach the weights only."""
+        first, *others = self._stages
+        seen = first.inputs(x.detach())
+
+        def forward() -> Tensor:
+            stacked = {**self.parameters, **self.buffers}
+            out = first.combine(first.weights(stacked), seen)
+            for stage in others:
+                out = stage.combine(stage.weights(stacked), stage.inputs(out))
+            return out
+
+        return forward
+
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        """The forward pass with the weights as they are now, while the inputs change; gradients reach these only."""
+        stacked = {name: value.detach() for name, value in (self.parameters | self.buffers).items()}
+        prepared = [(stage, stage.weights(stacked)) for stage in self._stages]
+
+        def forward(x: Tensor) -> Tensor:
+            for stage, weights in prepared:
+                x = stage.combine(weights, stage.inputs(x))
+            return x
+
+        return forward
+
+    def head(self, lane: int) -> nn.Module:
+        """A module of its own with the present weights of one lane, in evaluation mode."""
+        module = copy.deepcopy(self._template)
+        state = {name: value[lane].detach().clone() for name, value in (self.parameters | self.buffers).items()}
+        module.load_state_dict(state, strict=False)
+        return module.requires_grad_(True)
+
+
+def adam(tensors: Iterable[Tensor], learning_rate: float) -> torch.optim.Adam:
+    """Adam with AMSGrad (Kingma and Ba, 2015; Reddi, Kale and Kumar, 2018) on stacked tensors.
+
+    It works elementwise, so lanes stay independent. The fused kernel keeps its step count on the tensors' device
+    whatever the default device is.
+    """
+    return torch.optim.Adam(list(tensors), lr=learning_rate, amsgrad=True, fused=True)
+
+
+def bytes_per_lane(head: nn.Module, x: Tensor) -> int:
+    """Bytes that one lane of `head` at inputs `x`, [n, channels, height, width], takes while it is optimised.
+
+    Measured on one forward pass: what is kept for the backward pass, four times over for what comes and goes beside it
+    (gradients, other layouts), and the weights and inputs with their gradients and optimiser states.
+    """
+    lanes = Lanes([head])
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = max(kept.get(tensor.data_ptr(), 0), tensor.nbytes)
+        return tensor
+
+    stacked = x.detach().unsqueeze(0).requires_grad_(True)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = lanes(stacked)
+    optimised = sum(value.nbytes for value in lanes.parameters.values()) + stacked.nbytes
+    return 4 * (sum(kept.values()) + out.nbytes) + 6 * optimised
+
+
+def chunks(n_lanes: int, lane_bytes: int, memory: int) -> list[range]:
+    """Lanes 0 .. n_lanes-1 in order, in runs of nearly equal length that each fit `memory` bytes.
+
+    A lane cannot be divided: a run has at least one, whatever `memory` is.
+    """
+    fitting = max(1, memory // max(1, lane_bytes))
+    runs = -(-n_lanes // fitting)
+    edges = [n_lanes * run // runs for run in range(runs + 1)]
+    return [range(start, end) for start, end in pairwise(edges)]
