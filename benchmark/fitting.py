@@ -1,0 +1,59 @@
+"""Whether a plug-in can work where a suite puts it, and if not, why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from benchmark.cell import TargetRule
+from benchmark.suite_format import AttackEntry, Block, Suite
+from benchmark.view import Knowledge
+
+if TYPE_CHECKING:
+    from attacks.base import Attack
+    from defenses.base import Defense
+
+
+def targets_of(entry: AttackEntry, suite: Suite) -> TargetRule:
+    """The entry's own targets, or the suite's for its phase."""
+    if entry.targets is not None:
+        return entry.targets.rule()
+    return (suite.watch.targets if entry.phase == "training" else suite.targets).rule()
+
+
+def misplaced(block: Block, defenses: Sequence[Defense]) -> str | None:
+    """Why the defenses do nothing in the block's topology, or None."""
+    for defense in defenses:
+        if block.topology == "vanilla" and defense.side == "labels":
+            return (
+                f"defense {defense.name} protects labels, but in the vanilla topology the client hands its labels "
+                "to the server; move it to a block with topology: u_shaped"
+            )
+    return None
+
+
+def unworkable(block: Block, entry: AttackEntry, attack: Attack, suite: Suite) -> str | None:
+    """Why the attack cannot be run as the entry says, or None."""
+    if block.topology not in attack.topologies:
+        return f"works only in topology {' or '.join(attack.topologies)}, not {block.topology}; move it to such a block"
+    if entry.phase not in attack.phases:
+        return f"works only in phase {' or '.join(attack.phases)}, not {entry.phase}; write phase: {attack.phases[0]}"
+    wanted = attack.known_labels_per_class() if Knowledge.KNOWN_LABELS in attack.knowledge() else 0
+    if wanted and entry.phase == "inference":
+        return "wants known labels, which only training gives; write phase: training"
+    if entry.phase == "inference":
+        return None
+    epochs, kept = block.training.epochs, suite.watch
+    if epochs == 0:
+        return "phase training needs epochs, but the block's training has none; write phase: inference"
+    if entry.views is not None and entry.views > epochs:
+        return f"wants the latest {entry.views} epochs, but training has only {epochs}; lower views"
+    if wanted > kept.known_per_class:
+        return (
+            f"wants {wanted} known labels a class, but the suite's watch keeps {kept.known_per_class}; "
+            f"write watch.known_per_class: {wanted}"
+        )
+    rule, kept_rule = targets_of(entry, suite), kept.targets.rule()
+    if rule != kept_rule and ("drawn" in (rule.how, kept_rule.how) or rule.n > kept_rule.n):
+        return f"its targets ({rule.text()}) are not among the watched ({kept_rule.text()}); raise watch.targets.n"
+    return None
