@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from benchmark.finding import Budget
 from benchmark.observe import observe
 from benchmark.record import Record
 from benchmark.scoring import assemble, score_finding
+from benchmark.seeds import Rng
 from benchmark.victim import Victim, obtain_victim
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class RunContext:
         data_root: Folder of the data sets, or None for the environment's.
         device: `cpu`, `cuda` or `auto`.
         memory: Bytes an attack's tensors may take at once.
+        perturbation: Standard deviation of noise added to every image; 1e-7 stands for another CPU's rounding, to
+            measure what that moves. Such records and victims belong in a store and cache of their own.
     """
 
     suite: str
@@ -48,6 +51,7 @@ class RunContext:
     data_root: str | None = None
     device: str = "cpu"
     memory: int = 2 * 1024**3
+    perturbation: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The context as JSON values."""
@@ -95,7 +99,7 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
     """
     first = group.cells[0]
     attack = registry.load_attack(first.attack)
-    dataset = _dataset(first.victim.dataset, context.data_root)
+    dataset = _dataset(first.victim.dataset, context.data_root, context.perturbation)
     victims = [_victim(cell.victim, context) for cell in group.cells]
     observations = [observe(cell, victim, dataset, attack) for cell, victim in zip(group.cells, victims, strict=True)]
     started = time.perf_counter()
@@ -137,14 +141,22 @@ def failed_record(cell: Cell, context: RunContext, reason: str, traceback: str |
 
 
 @lru_cache(maxsize=2)
-def _dataset(spec: str, root: str | None) -> Dataset:
-    return load_dataset(spec, root=None if root is None else Path(root))
+def _dataset(spec: str, root: str | None, perturbation: float) -> Dataset:
+    dataset = load_dataset(spec, root=None if root is None else Path(root))
+    if not perturbation:
+        return dataset
+    parts = {name: getattr(dataset, name) for name in ("victim", "auxiliary", "test")}
+    moved = {
+        name: replace(part, images=part.images + perturbation * Rng("perturbation", name).normal_like(part.images))
+        for name, part in parts.items()
+    }
+    return replace(dataset, **moved)
 
 
 def _victim(spec: VictimSpec, context: RunContext, progress: Progress = lambda _: None) -> Victim:
     return obtain_victim(
         spec,
-        _dataset(spec.dataset, context.data_root),
+        _dataset(spec.dataset, context.data_root, context.perturbation),
         Path(context.cache),
         chosen_device(context.device),
         progress,
