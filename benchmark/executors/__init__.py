@@ -1,0 +1,1 @@
+"""Where groups of cells are run: `local` in child processes, `inline` in this one."""

@@ -1,0 +1,147 @@
+"""Attacks that fail in every way there is, on noisy views only, so that their neighbours in a group are innocent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from attacks.base import Attack, Progress
+from benchmark.finding import Budget, Finding
+from benchmark.view import ServerView
+
+
+class Steady(Attack):
+    """Answers every view with noise of its own; never fails."""
+
+    name: ClassVar[str] = "steady"
+    goals: ClassVar = ("reconstruct",)
+
+    def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
+        progress(0.5)
+        return [Finding(view.rng("guess").uniform((1, view.n, *view.image_shape), view.device)) for view in views]
+
+
+class Faulty(Steady):
+    """Fails where a view is loud: where its smashed data have a standard deviation above 2."""
+
+    def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
+        if any(view.smashed.std() > 2 for view in views):
+            self.fail()
+        return super().run(views, budget, progress)
+
+    def fail(self) -> None:
+        raise NotImplementedError
+
+
+class Raises(Faulty):
+    """Raises."""
+
+    name: ClassVar[str] = "raises"
+
+    def fail(self) -> None:
+        raise ValueError("no such\nluck")
+
+
+class Hangs(Faulty):
+    """Never returns."""
+
+    name: ClassVar[str] = "hangs"
+
+    def fail(self) -> None:
+        while True:
+            time.sleep(1)
+
+
+class Exits(Faulty):
+    """Leaves through the front door."""
+
+    name: ClassVar[str] = "exits"
+
+    def fail(self) -> None:
+        sys.exit(3)
+
+
+class HardExits(Faulty):
+    """Leaves through the window."""
+
+    name: ClassVar[str] = "hard_exits"
+
+    def fail(self) -> None:
+        os._exit(7)
+
+
+class Dies(Faulty):
+    """Is killed by a signal."""
+
+    name: ClassVar[str] = "dies"
+    number: int = Field(signal.SIGKILL, description="the signal")
+
+    def fail(self) -> None:
+        os.kill(os.getpid(), self.number)
+        time.sleep(60)
+
+
+class Poisons(Faulty):
+    """Raises, after it has left the process in a state in which torch fails everywhere."""
+
+    name: ClassVar[str] = "poisons"
+
+    def fail(self) -> None:
+        torch.set_default_device("meta")
+        raise RuntimeError("device-side assert")
+
+
+class ClosesPipes(Faulty):
+    """Closes file descriptors that are not its own."""
+
+    name: ClassVar[str] = "closes_pipes"
+
+    def fail(self) -> None:
+        os.closerange(3, 256)
+        time.sleep(60)
+
+
+class Scribbles(Faulty):
+    """Writes into every file descriptor it finds."""
+
+    name: ClassVar[str] = "scribbles"
+
+    def fail(self) -> None:
+        for descriptor in range(3, 64):
+            try:
+                os.write(descriptor, b"hello\n")
+            except OSError:
+                continue
+        time.sleep(60)
+
+
+class Returns(Faulty):
+    """Returns something that is not a list of findings."""
+
+    name: ClassVar[str] = "returns"
+
+    def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
+        findings = Steady.run(self, views, budget, progress)
+        return findings[1:] if any(view.smashed.std() > 2 for view in views) else findings
+
+
+class Chatters(Steady):
+    """Prints what looks like an event, and starts a process that outlives it."""
+
+    name: ClassVar[str] = "chatters"
+    note: str = Field("", description="file for the process id of what it leaves behind")
+
+    def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
+        print('{"event": "done"}', flush=True)
+        if os.fork() == 0:
+            with open(self.note, "w") as file:
+                file.write(str(os.getpid()))
+            time.sleep(600)
+        return super().run(views, budget, progress)
