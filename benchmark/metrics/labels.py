@@ -1,0 +1,123 @@
+"""How well labels were inferred, and what scores as well without any gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import PluginError
+from benchmark.view import KnownLabels
+
+
+def label_scores(inferred: Tensor, truth: Tensor) -> dict[str, list[float]]:
+    """Which labels were inferred correctly.
+
+    Args:
+        inferred: [n], whole numbers.
+        truth: [n], int64.
+
+    Returns:
+        `correct`: 1 or 0 for each target.
+
+    Raises:
+        PluginError: The shapes differ.
+    """
+    if inferred.shape != truth.shape:
+        raise PluginError(
+            f"the inferred labels have shape {tuple(inferred.shape)} for {len(truth)} targets; "
+            "return one label a target"
+        )
+    return {"correct": (inferred.to(truth.device) == truth).double().tolist()}
+
+
+def advantage(accuracy: float, control: float) -> float:
+    """How far an accuracy is above a control, on the way to 1: (accuracy - control) / (1 - control).
+
+    Label differential privacy bounds this advantage and not the accuracy (Wu et al., 2023, arXiv 2202.12968).
+
+    Args:
+        accuracy: In [0, 1].
+        control: Accuracy of the best control, in [0, 1].
+
+    Returns:
+        1 for a perfect attack, 0 at the control, negative below it; 0 where the control is perfect itself, because
+        nothing is left to gain.
+    """
+    return (accuracy - control) / (1 - control) if control < 1 else 0.0
+
+
+def label_controls(
+    truth: Tensor,
+    n_classes: int,
+    targets_smashed: Tensor,
+    targets_body_outputs: Tensor | None,
+    known: KnownLabels | None,
+) -> dict[str, dict[str, list[float]]]:
+    """Accuracy of what infers labels without any gradient.
+
+    Args:
+        truth: [n], int64.
+        n_classes: Number of labels.
+        targets_smashed: [k, n, ...] what the server received of the targets.
+        targets_body_outputs: [k, n, ...] what its body made of them, or None outside the u-shaped topology.
+        known: The labels the attacker is granted, or None.
+
+    Returns:
+        One `accuracy` for each control. `chance`: 1 / n_classes. `majority`: share of the targets' commonest label.
+        `known_labels_no_gradient`, where labels are known: the cosine nearest known sample by what the server computes
+        itself, the smashed data or the body's output, in the last view or over all views, whichever does best.
+    """
+    controls = {"chance": 1 / n_classes, "majority": _majority(truth, n_classes)}
+    if known is not None:
+        spaces = [(targets_smashed, known.smashed)]
+        if targets_body_outputs is not None and known.body_outputs is not None:
+            spaces.append((targets_body_outputs, known.body_outputs))
+        controls["known_labels_no_gradient"] = max(
+            _accuracy(nearest_label(targets[first:], samples[first:], known.labels), truth)
+            for targets, samples in spaces
+            for first in (-1, 0)
+        )
+    return {name: {"accuracy": [value]} for name, value in controls.items()}
+
+
+def nearest_label(targets: Tensor, known: Tensor, labels: Tensor) -> Tensor:
+    """Label of the known sample nearest to each target by cosine similarity, averaged over views.
+
+    Args:
+        targets: [k, n, ...], one entry a view.
+        known: [k, m, ...], the same views of the known samples.
+        labels: [m], int64.
+
+    Returns:
+        [n], int64.
+    """
+    return labels.to(targets.device)[cosines(targets, known).mean(dim=0).argmax(dim=1)]
+
+
+def cosines(targets: Tensor, known: Tensor) -> Tensor:
+    """Cosine similarity of each of [k, n, ...] with each of [k, m, ...] in every view, [k, n, m], float64.
+
+    A row of zeros has similarity 0 to everything.
+    """
+    return directions(targets) @ directions(known).mT
+
+
+def directions(rows: Tensor) -> Tensor:
+    """Each row of [k, n, ...] flattened and scaled to length 1, [k, n, d], float64; rows of zeros stay zero.
+
+    Gradients of well fitted samples are so small that their squares vanish, so each row is first brought to a largest
+    entry of 1.
+    """
+    flat = rows.flatten(2).double()
+    largest = flat.abs().amax(dim=2, keepdim=True)
+    scaled = flat / torch.where(largest > 0, largest, 1.0)
+    length = torch.linalg.vector_norm(scaled, dim=2, keepdim=True)
+    return scaled / torch.where(length > 0, length, 1.0)
+
+
+def _majority(truth: Tensor, n_classes: int) -> float:
+    return float(torch.bincount(truth, minlength=n_classes).max()) / len(truth)
+
+
+def _accuracy(inferred: Tensor, truth: Tensor) -> float:
+    return float((inferred == truth.to(inferred.device)).double().mean())

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from benchmark.errors import PluginError
+from benchmark.metrics.labels import advantage, cosines, label_controls, label_scores, nearest_label
+from benchmark.seeds import Rng
+from benchmark.view import KnownLabels
+
+
+def known(smashed: Tensor, outputs: Tensor | None = None) -> KnownLabels:
+    return KnownLabels(smashed, outputs, None, torch.tensor([0, 1]))
+
+
+ACROSS = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+TRUTH = torch.tensor([0, 1, 1, 1])
+TELLING = torch.tensor([[[2.0, 0.1], [0.1, 2.0], [0.0, 9.0], [0.1, 0.3]]])
+SILENT = torch.ones_like(TELLING)
+
+
+def test_each_target_scores_one_or_zero() -> None:
+    assert label_scores(torch.tensor([3, 1, 2]), torch.tensor([3, 2, 2])) == {"correct": [1.0, 0.0, 1.0]}
+
+
+def test_another_number_of_labels_is_refused() -> None:
+    with pytest.raises(PluginError, match="shape \\(2,\\) for 3 targets"):
+        label_scores(torch.tensor([3, 1]), torch.tensor([3, 2, 2]))
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "control", "expected"), [(1, 0.6, 1), (0.6, 0.6, 0), (0.8, 0.6, 0.5), (0, 0.5, -1)]
+)
+def test_advantage_is_zero_at_the_control_and_one_at_perfection(
+    accuracy: float, control: float, expected: float
+) -> None:
+    assert advantage(accuracy, control) == pytest.approx(expected)
+
+
+@given(st.floats(0, 1))
+def test_nothing_is_gained_over_a_perfect_control(accuracy: float) -> None:
+    assert advantage(accuracy, 1.0) == 0
+
+
+def test_chance_and_majority_need_no_known_labels() -> None:
+    controls = label_controls(TRUTH, 10, TELLING, None, None)
+
+    assert controls == {"chance": {"accuracy": [0.1]}, "majority": {"accuracy": [0.75]}}
+
+
+@pytest.mark.parametrize(("smashed", "outputs"), [(TELLING, None), (TELLING, SILENT), (SILENT, TELLING)])
+def test_the_control_without_gradients_takes_the_better_space(smashed: Tensor, outputs: Tensor | None) -> None:
+    granted = known(ACROSS, None if outputs is None else ACROSS)
+
+    controls = label_controls(TRUTH, 2, smashed, outputs, granted)
+
+    assert controls["known_labels_no_gradient"] == {"accuracy": [1.0]}
+
+
+def test_the_control_without_gradients_uses_all_views_where_the_last_fails() -> None:
+    views = torch.cat([TELLING, SILENT])
+
+    controls = label_controls(TRUTH, 2, views, None, known(ACROSS.expand(2, 2, 2)))
+
+    assert controls["known_labels_no_gradient"] == {"accuracy": [1.0]}
+
+
+def test_cosines_are_those_of_the_definition() -> None:
+    a, b = Rng("a").normal((3, 5, 2, 4)), Rng("b").normal((3, 6, 2, 4))
+
+    expected = torch.nn.functional.cosine_similarity(a.flatten(2)[:, :, None], b.flatten(2)[:, None], dim=3)
+
+    torch.testing.assert_close(cosines(a, b), expected.double(), atol=1e-6, rtol=0)
+
+
+@given(st.floats(1e-38, 1e30))
+def test_cosines_do_not_depend_on_scale(scale: float) -> None:
+    rows = Rng("rows").normal((1, 4, 3)) + 2
+
+    torch.testing.assert_close(cosines(rows * scale, rows), cosines(rows, rows), atol=1e-5, rtol=0)
+
+
+def test_a_row_of_zeros_is_like_nothing() -> None:
+    assert torch.equal(cosines(torch.zeros(1, 1, 2), ACROSS), torch.zeros(1, 1, 2, dtype=torch.float64))
+
+
+def test_the_nearest_known_sample_gives_its_label() -> None:
+    assert nearest_label(TELLING, ACROSS, torch.tensor([7, 4])).tolist() == [7, 4, 4, 4]
