@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from defenses import running_rms
 from defenses.base import Defense, Phase, Side
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from benchmark.data import Part
     from benchmark.models import Split
+    from benchmark.protocol import Training
     from benchmark.seeds import Rng
 
 
@@ -33,6 +34,8 @@ class AdditiveNoise(Defense):
         0.5, ge=0, description="standard deviation of the noise over the running RMS of the smashed data"
     )
     phases: Literal["both", "training", "inference"] = Field("both", description="when noise is added")
+
+    _in_training: bool = PrivateAttr(False)
 
     @model_validator(mode="before")
     @classmethod
@@ -69,13 +72,20 @@ class AdditiveNoise(Defense):
         running_rms.start(self.state, split, data)
         return split
 
+    def privatise(self, training: Training) -> Training:
+        """Begin to follow the RMS; the training stays as it is."""
+        # A defense restored with its victim never comes here: an attack that replays its training hook, phase and
+        # all, must not move what the victim was measured with.
+        self._in_training = True
+        return training
+
     def protect_activations(self, z: Tensor, rng: Rng, phase: Phase) -> Tensor:
         """The smashed data plus noise, in the phases that `phases` names."""
-        if phase == "training":
+        if phase == "training" and self._in_training:
             running_rms.follow(self.state, z)
         if self.phases not in ("both", phase):
             return z
-        return z + self._standard_deviation().to(z) * self.standard_noise(z, rng)
+        return z + self._standard_deviation() * self.standard_noise(z, rng)
 
     @abstractmethod
     def standard_noise(self, like: Tensor, rng: Rng) -> Tensor:
@@ -90,6 +100,8 @@ class AdditiveNoise(Defense):
         # Smashed data that are all zero have no ratio to anything.
         return {"sigma": sigma, **({"noise_to_rms": sigma / rms} if rms > 0 else {})}
 
-    def _standard_deviation(self) -> Tensor:
-        rms = running_rms.rms(self.state, self.name)
-        return rms * self.relative if self.relative is not None else rms.new_tensor(self.sigma)
+    def _standard_deviation(self) -> Tensor | float:
+        if self.sigma is not None:
+            return self.sigma
+        assert self.relative is not None
+        return running_rms.rms(self.state, self.name) * self.relative

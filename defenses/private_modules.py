@@ -2,7 +2,7 @@
 
 Differentially private training bounds what a sample contributes by clipping that sample's gradient. A module that mixes
 samples, anywhere between the images and the loss, lets a sample contribute to the gradients of others, where no clip
-sees it. Batch normalisation in the server's part alone let one record change the *other* records' client gradients by up
+sees it. Batch normalisation in the server's part alone let one record change *other* records' client gradients by up
 to 11 % where it was tried.
 """
 

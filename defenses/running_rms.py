@@ -15,6 +15,8 @@ import torch
 from benchmark.errors import PluginError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from benchmark.data import Part
@@ -27,12 +29,19 @@ _WEIGHT = 0.05
 _FIRST_IMAGES = 256
 
 
-def start(state: dict[str, Tensor], split: Split, data: Part) -> None:
-    """Begin with the head's output for the first 256 images of `data`, so that an untrained victim has an RMS too."""
+def start(state: dict[str, Tensor], split: Split, data: Part, sent: Callable[[Tensor], Tensor] = lambda z: z) -> None:
+    """Begin with the untrained head's output for the first 256 images, so that an untrained victim has an RMS too.
+
+    Args:
+        state: The defense's state.
+        split: Holds the head.
+        data: Holds the images.
+        sent: What is measured of the head's output.
+    """
     # A copy in evaluation mode: measuring must neither draw a dropout mask nor move a running mean.
     head = copy.deepcopy(split.head).eval()
     with torch.no_grad():
-        state[KEY] = head(data.images[:_FIRST_IMAGES]).square().mean()
+        state[KEY] = sent(head(data.images[:_FIRST_IMAGES])).square().mean()
 
 
 def follow(state: dict[str, Tensor], z: Tensor) -> None:

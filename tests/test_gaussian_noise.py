@@ -9,18 +9,20 @@ from hypothesis import strategies as st
 
 from benchmark.data import Dataset
 from benchmark.errors import PluginError, UserError
-from benchmark.models import Split, mnist_net, network, split
+from benchmark.models import Split
 from benchmark.seeds import Rng
 from defenses.gaussian_noise import GaussianNoise
+from tests.tiny_training import digits_split, started
 
 
 def parts() -> Split:
-    return split(network(mnist_net, (1, 28, 28), 10, Rng("noise")), "pool1")
+    return digits_split("pool1")
 
 
 def prepared(digits: Dataset, **parameters: object) -> GaussianNoise:
+    """As it is when training starts."""
     defense = GaussianNoise.configured(parameters)
-    defense.prepare(parts(), digits.victim, Rng("prepare"))
+    started(digits, parts(), defense, n=256)
     return defense
 
 
@@ -32,6 +34,7 @@ def smashed(digits: Dataset, n: int = 64) -> torch.Tensor:
 @given(seed=st.integers(0, 2**20), scale=st.floats(-1e3, 1e3), key=st.sampled_from(["sigma", "relative"]))
 def test_noise_of_zero_strength_is_the_identity(seed: int, scale: float, key: str) -> None:
     defense = GaussianNoise.configured({key: 0.0})
+    defense.state["mean_square"] = torch.tensor(4.0)
     z = scale * Rng("z", seed).normal((3, 2, 4, 4))
     assert torch.equal(defense.protect_activations(z, Rng("noise"), "training"), z)
 
@@ -55,9 +58,8 @@ def test_half_the_rms_is_the_default() -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(scales=st.lists(st.floats(0.1, 1e3), min_size=1, max_size=5))
-def test_the_rms_is_frozen_at_inference(scales: list[float]) -> None:
-    defense = GaussianNoise(relative=1.0)
-    defense.protect_activations(torch.ones(2, 3), Rng("n"), "training")
+def test_the_rms_is_frozen_at_inference(digits: Dataset, scales: list[float]) -> None:
+    defense = prepared(digits, relative=1.0)
     before = defense.state["mean_square"].clone()
     for scale in scales:
         defense.protect_activations(torch.full((2, 3), scale), Rng("n"), "inference")
@@ -70,6 +72,13 @@ def test_the_rms_follows_the_head_while_training(digits: Dataset) -> None:
         defense.protect_activations(10 * z, Rng("n"), "training")
     reached = 10 * z.square().mean().sqrt().item()
     assert defense.reached["sigma"] == pytest.approx(reached, rel=1e-3)
+
+
+def test_an_attack_that_replays_the_training_hook_moves_nothing(digits: Dataset) -> None:
+    trained, restored = prepared(digits, relative=1.0), GaussianNoise(relative=1.0)
+    restored.state.update(trained.state)
+    restored.protect_activations(100 * smashed(digits), Rng("attack"), "training")
+    assert torch.equal(restored.state["mean_square"], trained.state["mean_square"])
 
 
 def test_no_gradient_flows_through_the_scale_of_the_noise(digits: Dataset) -> None:
