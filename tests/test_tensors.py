@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -149,29 +150,27 @@ def test_a_failed_write_keeps_the_old_file_and_no_temporary_one(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def _write_forever(path: Path, value: float) -> None:
-    while True:
-        save_tensors(path, {"a": torch.full((50_000,), value)}, {"value": str(value)})
-
-
 def test_two_writers_and_a_reader_never_meet_a_torn_file(tmp_path: Path) -> None:
     path = tmp_path / "contested"
-    save_tensors(path, {"a": torch.full((50_000,), 0.0)}, {"value": "0.0"})
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write_forever, args=(path, value), daemon=True) for value in (1.0, 2.0)]
+    save_tensors(path, {"a": torch.zeros(50_000)}, {"value": "0.0"})
+    enough = threading.Event()
+
+    def write(value: float) -> None:
+        while not enough.is_set():
+            save_tensors(path, {"a": torch.full((50_000,), value)}, {"value": str(value)})
+
+    seen: set[str] = set()
+    with ThreadPoolExecutor() as pool:
+        writers = [pool.submit(write, value) for value in (1.0, 2.0)]
+        try:
+            while not {"1.0", "2.0"} <= seen:
+                tensors, metadata = load_tensors(path)
+                assert set(tensors["a"].tolist()) == {float(metadata["value"])}
+                seen.add(metadata["value"])
+        finally:
+            enough.set()
     for writer in writers:
-        writer.start()
-    try:
-        seen: set[str] = set()
-        while not {"1.0", "2.0"} <= seen:
-            tensors, metadata = load_tensors(path)
-            assert set(tensors["a"].tolist()) == {float(metadata["value"])}
-            seen.add(metadata["value"])
-    finally:
-        for writer in writers:
-            writer.kill()
-            writer.join()
-            writer.close()
+        writer.result()
 
 
 def test_a_read_only_folder_is_one_sentence() -> None:
