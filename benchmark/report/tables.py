@@ -1,0 +1,262 @@
+"""The leaderboard as text: Markdown, CSV, LaTeX and JSON, the same to the byte from the same records.
+
+Names come from plug-ins, so every cell is escaped for the format it is written in. A gap is an empty field in CSV,
+null in JSON, and a dash elsewhere. Where no attack converged, the printed tables show leakage as a lower bound; CSV and
+JSON keep the number, and the flag `not_established` tells.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmark.errors import UserError
+from benchmark.flags import NOT_ESTABLISHED, meaning
+from benchmark.leaderboard import Leaderboard, on_front
+
+GAP = "—"
+AT_LEAST = "≥"
+FRONT = " *"
+FRONT_NOTE = "* on the Pareto front: no ranked row of its table keeps more utility and leaks less."
+TABLE = ("goal", "dataset", "model", "topology", "tail", "victim", "asked", "threat_model")
+GOAL_TITLES = {
+    "inputs": "Inputs: how much of the private images is reconstructed",
+    "labels": "Labels: how much better than without the gradient they are inferred",
+    "client_model": "Client model: how much of the client's head is stolen",
+}
+PRINTED = (
+    "rank", "tier", "defense", "cut", "utility", "utility_drop", "leakage", "worst_attack", "white_box", "ssim_aligned",
+    "label_advantage", "steal_advantage", "epsilon_activations", "epsilon_weights", "epsilon_labels", "cost_bytes",
+    "cost_time", "n_done", "flags",
+)  # fmt: skip
+ONLY_FOR = {
+    "inputs": ("ssim_aligned",),
+    "labels": ("label_advantage",),
+    "client_model": ("steal_advantage",),
+}
+ATTACKS_PRINTED = (
+    "defense", "cut", "attack", "role", "stance", "phase", "views", "threat_model", "leakage", "ssim_aligned",
+    "psnr_aligned", "mse_raw", "label_accuracy", "label_advantage", "steal_accuracy", "steal_advantage", "controls",
+    "converged", "n_done",
+)  # fmt: skip
+HEADERS = {"utility_drop": "drop", "ssim_aligned": "ssim", "psnr_aligned": "psnr", "n_done": "done"}
+
+
+def render(board: Leaderboard, form: str) -> str:
+    """The leaderboard in one format.
+
+    Args:
+        board: As `benchmark.leaderboard.leaderboard` gives it.
+        form: `md`, `csv`, `tex` or `json`.
+
+    Raises:
+        UserError: There is no such format.
+    """
+    if form not in FORMATS:
+        raise UserError(f"--format {form}: no such format; choose one of: {', '.join(FORMATS)}")
+    return FORMATS[form](board)
+
+
+def write(board: Leaderboard, folder: Path) -> list[Path]:
+    """Write `leaderboard.{md,csv,tex,json}` and `attacks.csv` into a folder, and return their paths.
+
+    Raises:
+        UserError: The folder cannot be written to.
+    """
+    texts = {f"leaderboard.{form}": render(board, form) for form in FORMATS}
+    texts["attacks.csv"] = to_csv(board.attacks)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(f"{folder}: the leaderboard cannot be written ({error.strerror}); choose another -o") from None
+    return [folder / name for name in texts]
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """A frame as CSV (quoted as in RFC 4180, lines end in a line feed): floats with four digits, gaps empty."""
+    return frame.map(_csv_cell).to_csv(index=False, lineterminator="\n")
+
+
+def to_parquet(frame: pd.DataFrame) -> bytes:
+    """A frame as a Parquet file."""
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def to_json(board: Leaderboard) -> str:
+    """Everything of the leaderboard as JSON: `rows`, `attacks`, `notes` and `claims`, floats with six digits."""
+    value = {
+        "suite": board.suite,
+        "suite_digest": board.suite_digest,
+        "rows": _json_rows(board.rows),
+        "attacks": _json_rows(board.attacks),
+        "notes": _json_rows(board.notes),
+        "claims": _json_rows(board.claims),
+        "flags": {code: meaning(code) for code in _codes(board)},
+    }
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_markdown(board: Leaderboard) -> str:
+    """A readable page: one table for each goal, data set, model, topology, cut and threat model, then the attacks."""
+    lines = [f"# Leaderboard of {_md(board.suite)}", ""]
+    for goal, tables in by_goal(board):
+        lines += [f"## {GOAL_TITLES[goal]}", ""]
+        for title, frame in tables:
+            lines += [f"### {_md(title)}", "", *_md_table(printed(frame)), ""]
+    if len(board.rows):
+        lines += [_md(FRONT_NOTE), ""]
+    if len(board.attacks):
+        lines += ["## Attacks", "", *_md_table(printed_attacks(board.attacks)), ""]
+    if len(board.claims):
+        lines += ["## Claims of differential privacy", "", *_md_table(board.claims.map(text)), ""]
+    codes = _codes(board)
+    if codes:
+        lines += ["## Flags", "", *(f"- `{code}`: {_md(meaning(code))}" for code in codes), ""]
+    return "\n".join(lines)
+
+
+def to_latex(board: Leaderboard) -> str:
+    """The tables of `to_markdown` without the attacks, for the LaTeX package booktabs."""
+    parts = [
+        printed(frame).drop(columns=["flags"]).to_latex(index=False, escape=True, caption=_tex(f"{goal}: {title}"))
+        for goal, tables in by_goal(board)
+        for title, frame in tables
+    ]
+    return "\n".join(parts).replace(AT_LEAST, "$\\geq$").replace(GAP, "--")
+
+
+def by_goal(board: Leaderboard) -> Iterator[tuple[str, list[tuple[str, pd.DataFrame]]]]:
+    """The goals, each with its tables (title and rows) in the order of the frame; ranks hold within a table."""
+    rows = board.rows.assign(asked=board.rows["cut"].astype(str).str.split("->").str[0])
+    for goal in GOAL_TITLES:
+        chosen = rows[rows["goal"] == goal]
+        tables = [
+            (_title(dict(zip(TABLE, key, strict=True))), frame)
+            for key, frame in chosen.groupby(list(TABLE), sort=False, dropna=False)
+        ]
+        if tables:
+            yield goal, tables
+
+
+def printed(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns of one table that a reader needs, as text; those without any value are left out."""
+    goal = frame["goal"].iloc[0]
+    hidden = {name for other, names in ONLY_FOR.items() if other != goal for name in names}
+    shown = frame[[name for name in PRINTED if name not in hidden]].map(text)
+    marks = (FRONT if front else "" for front in on_front(frame))
+    shown["defense"] = [_named(row) + mark for row, mark in zip(_dicts(frame), marks, strict=True)]
+    shown["leakage"] = [leakage_text(row) for row in _dicts(frame)]
+    shown["n_done"] = [f"{row['n_done']}/{row['n_planned']}" for row in _dicts(frame)]
+    spared = ("white_box", *(f"epsilon_{view}" for view in ("activations", "weights", "labels")))
+    empty = [name for name in spared if set(shown[name]) <= {GAP, "inf"}]
+    return shown.drop(columns=empty).rename(columns=HEADERS)
+
+
+def printed_attacks(frame: pd.DataFrame) -> pd.DataFrame:
+    """The attacks (controls stand in a column beside each) with the columns that a reader needs, as text."""
+    frame = frame[frame["role"] != "control"]
+    shown = frame[list(ATTACKS_PRINTED)].map(text)
+    shown["defense"] = [_named(row) for row in _dicts(frame)]
+    shown["attack"] = [_named(row, "attack", "attack_params") for row in _dicts(frame)]
+    reached = frame["cut"].where(frame["cut"] == frame["cut_reached"], frame["cut"] + "->" + frame["cut_reached"])
+    shown["cut"] = reached.map(text)
+    shown["n_done"] = [f"{row['n_done']}/{row['n_planned']}" for row in _dicts(frame)]
+    shown = shown.loc[:, (shown != GAP).any()]
+    return shown.rename(columns=HEADERS)
+
+
+def leakage_text(row: Mapping[str, Any]) -> str:
+    """Leakage with its interval, as a lower bound where no attack converged, or a dash."""
+    if pd.isna(row["leakage"]):
+        return GAP
+    if NOT_ESTABLISHED in str(row["flags"]).split(", "):
+        return f"{AT_LEAST} {row['leakage']:.3f}, not established"
+    return f"{row['leakage']:.3f} [{row['leakage_low']:.3f}, {row['leakage_high']:.3f}]"
+
+
+def text(value: Any) -> str:
+    """A value as a reader sees it, on one line: three digits, a dash for a gap."""
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+        return GAP
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else _rounded(value, 3)
+    return re.sub(r"[\x00-\x1f\x7f\u2028\u2029]+", " ", str(value)) or GAP
+
+
+def _named(row: Mapping[str, Any], name: str = "defense", params: str = "params") -> str:
+    extra = text(row[params])
+    return text(row[name]) + ("" if extra == GAP else f" ({extra})")
+
+
+def _title(table: Mapping[str, Any]) -> str:
+    tail = "" if text(table["tail"]) == GAP else f", tail {table['tail']}"
+    victim = "" if table["victim"] == "trained" else f", {table['victim']} victim"
+    place = f"{table['dataset']}, {table['model']}, {table['topology']}{tail}{victim}, cut {table['asked']}"
+    return text(f"{place}; attacker knows {table['threat_model']}")
+
+
+def _codes(board: Leaderboard) -> list[str]:
+    return sorted(set(board.notes["flag"]))
+
+
+def _dicts(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict(orient="records")]
+
+
+def _rounded(value: float, digits: int) -> str:
+    shown = f"{value:.{digits}f}"
+    return shown.removeprefix("-") if not shown.strip("-0.") else shown
+
+
+def _csv_cell(value: Any) -> Any:
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+        return ""
+    return _rounded(value, 4) if isinstance(value, float) else value
+
+
+def _json_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{name: _json_cell(value) for name, value in row.items()} for row in _dicts(frame)]
+
+
+def _json_cell(value: Any) -> Any:
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, float):
+        return str(value) if value in (float("inf"), float("-inf")) else round(value, 6) + 0.0
+    return value
+
+
+def _md(value: str) -> str:
+    # Underscores inside words mean nothing in GitHub's Markdown; escaping them would only hurt the reader.
+    escaped = re.sub(r"([\\`*\[\]|~#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text(value))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _tex(value: str) -> str:
+    # pandas escapes cells but not captions.
+    cell = pd.DataFrame([[value]]).style.hide(axis="index").hide(axis="columns").format(escape="latex")
+    return str(cell.to_latex()).splitlines()[1].removesuffix(r" \\")
+
+
+def _md_table(frame: pd.DataFrame) -> list[str]:
+    rows = [[str(name) for name in frame.columns], *frame.to_numpy().tolist()]
+    lines = ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in rows]
+    return [lines[0], "|" + " --- |" * len(frame.columns), *lines[1:]]
+
+
+FORMATS: dict[str, Callable[[Leaderboard], str]] = {
+    "md": to_markdown,
+    "csv": lambda board: to_csv(board.rows),
+    "tex": to_latex,
+    "json": to_json,
+}

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark.metrics.statistics import (
+    Sample,
+    differs,
+    interval,
+    mean_interval,
+    resampled_scores,
+    wilson,
+    worst_scores,
+)
+
+
+def sample(score: list[float], seed: int = 0, attack_seed: int = 0, targets: str = "t", control: float = 0.2) -> Sample:
+    n = len(score)
+    return Sample(seed, attack_seed, targets, np.array(score), {"mean": np.full(n, control)}, np.ones(n))
+
+
+def test_the_first_value_is_the_normalised_difference_of_means() -> None:
+    scores = resampled_scores([sample([0.5, 0.7], seed=0), sample([0.6, 0.8], seed=1)], [0, 1])
+    assert scores[0] == pytest.approx((0.65 - 0.2) / 0.8)
+
+
+def test_the_best_control_is_subtracted() -> None:
+    several = Sample(
+        0, 0, "t", np.array([0.6, 0.6]), {"a": np.array([0.1, 0.1]), "b": np.array([0.2, 0.4])}, np.ones(2)
+    )
+    assert resampled_scores([several], [0])[0] == pytest.approx((0.6 - 0.3) / 0.7)
+
+
+def test_attack_seeds_share_the_weight_of_their_victim_seed() -> None:
+    nested = [sample([0.2], 0, 0), sample([0.4], 0, 1), sample([0.9], 1, 0)]
+    assert resampled_scores(nested, [0, 1])[0] == pytest.approx((0.6 - 0.2) / 0.8)
+
+
+def test_the_worst_attack_is_taken_anew_in_every_resample() -> None:
+    # Each attack wins on half of the images: only a worst taken anew rises above both.
+    first, second = [sample([0.9, 0.1])], [sample([0.1, 0.9])]
+    _, draws = worst_scores([first, second])
+    alone = resampled_scores(first, [0])
+    assert draws[1:].mean() > alone[1:].mean() + 0.1
+    assert np.array_equal(draws, np.maximum(alone, resampled_scores(second, [0])))
+
+
+def test_one_attack_that_is_not_a_number_leaves_no_worst() -> None:
+    _, draws = worst_scores([[sample([0.9, 0.8])], [sample([np.nan, 0.8])]])
+    assert np.isnan(draws).all()
+
+
+def test_an_attack_that_ran_on_one_seed_only_is_silent_where_that_seed_is_not_drawn() -> None:
+    both = [sample([0.3, 0.3], seed=0), sample([0.3, 0.3], seed=1)]
+    position, draws = worst_scores([both, [sample([0.9, 0.9], seed=1)]])
+    assert position == 1
+    assert {round(float(value), 6) for value in draws} == {0.125, 0.875}
+
+
+def test_rows_with_the_same_seeds_and_targets_are_resampled_alike() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.normal(0.5, 0.1, 30)
+    first, second = ([sample(list(images + shift), seed) for seed in (0, 1, 2)] for shift in (0.0, 0.08))
+    paired = resampled_scores(second, [0, 1, 2]) - resampled_scores(first, [0, 1, 2])
+    assert paired == pytest.approx(np.full(2001, 0.1))
+    assert differs(resampled_scores(second, [0, 1, 2]), resampled_scores(first, [0, 1, 2]))
+
+
+def test_a_difference_of_nothing_is_a_tie() -> None:
+    draws = resampled_scores([sample([0.5, 0.7])], [0])
+    assert not differs(draws, draws)
+
+
+def test_the_interval_holds_the_estimate_even_where_the_worst_is_biased_upwards() -> None:
+    assert interval(np.array([0.1, 0.5, 0.6, 0.7]))[0] == 0.1
+
+
+def test_an_unknown_estimate_has_no_interval() -> None:
+    assert np.isnan(interval(np.array([np.nan, 0.5, 0.6]))).all()
+
+
+def test_a_control_as_good_as_the_ceiling_leaves_no_score() -> None:
+    assert np.isnan(resampled_scores([sample([0.5, 0.7], control=1.0)], [0])).all()
+
+
+def test_without_a_control_there_is_no_score() -> None:
+    assert np.isnan(resampled_scores([Sample(0, 0, "t", np.ones(2), {}, np.ones(2))], [0])).all()
+
+
+@given(st.permutations(range(6)))
+@settings(max_examples=20, deadline=None)
+def test_the_order_of_cells_does_not_matter(order: list[int]) -> None:
+    cells = [sample([0.1 * seed + 0.05 * a, 0.5], seed, a) for seed in range(3) for a in range(2)]
+    expected = resampled_scores(cells, [0, 1, 2], 200)
+    assert resampled_scores([cells[i] for i in order], [0, 1, 2], 200) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_mean_of_one_seed_has_an_interval_of_no_width() -> None:
+    assert mean_interval({3: 0.4}) == (0.4, 0.4, 0.4)
+
+
+def test_the_interval_of_two_seeds_reaches_from_one_to_the_other() -> None:
+    assert mean_interval({0: 0.0, 1: 0.2}) == pytest.approx((0.1, 0.0, 0.2))
+
+
+def test_wilson_keeps_a_width_where_nothing_succeeded() -> None:
+    # 3.84/(n + 3.84) for no success in n trials (Wilson, 1927).
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+def coverage(n_seeds: int, repetitions: int, image: float, seed: float, noise: float) -> float:
+    """Share of 95 % intervals that hold the true worst of two attacks, in a world of crossed seed and image effects."""
+    rng = np.random.default_rng(2024)
+    means, control, n = (0.60, 0.57), 0.2, 20
+    truth = (max(means) - control) / (1 - control)
+    held = 0
+    for repetition in range(repetitions):
+        of_image = rng.normal(0, image, n)
+        attacks = []
+        for mean in means:
+            cells = []
+            for number in range(n_seeds):
+                score = mean + of_image + rng.normal(0, seed) + rng.normal(0, noise, n)
+                cells.append(Sample(number, 0, f"r{repetition}", score, {"c": np.full(n, control)}, np.ones(n)))
+            attacks.append(cells)
+        low, high = interval(worst_scores(attacks, resamples=400)[1])
+        held += low <= truth <= high
+    return held / repetitions
+
+
+@pytest.mark.parametrize(("n_seeds", "least", "most"), [(2, 0.70, 0.93), (3, 0.80, 0.96), (5, 0.86, 0.98)])
+def test_intervals_cover_what_the_documentation_admits(n_seeds: int, least: float, most: float) -> None:
+    assert least <= coverage(n_seeds, 300, image=0.10, seed=0.05, noise=0.08) <= most
+
+
+def test_images_that_all_seeds_share_are_resampled_together() -> None:
+    # With no seed effect at all, images alone must carry the interval: drawing them anew for each of five seeds
+    # would average most of their spread away and cover about .6.
+    assert coverage(5, 300, image=0.10, seed=0.0, noise=0.01) >= 0.88
