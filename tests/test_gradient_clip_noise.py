@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -46,6 +46,7 @@ class PoissonSampling(Defense):
         return training
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 100))
 def test_without_noise_and_under_a_wide_clip_it_is_the_identity(seed: int) -> None:
     g = Rng("g", seed).normal((5, 2, 3))
@@ -53,6 +54,7 @@ def test_without_noise_and_under_a_wide_clip_it_is_the_identity(seed: int) -> No
     assert torch.equal(protected(g, clip_norm=1e6, sigma=0), g)
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.floats(1e-6, 1e3), st.integers(0, 100))
 def test_no_row_is_longer_than_the_clip_norm_and_none_is_turned(clip_norm: float, seed: int) -> None:
     g = Rng("g", seed).normal((5, 2, 3))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -15,6 +15,7 @@ def protected(g: Tensor, c: float) -> Tensor:
     return Protection([IsotropicGradientNoise(c=c)], Rng("isotropic")).gradients(g, torch.zeros(len(g)).long())
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 100))
 def test_without_strength_it_is_the_identity(seed: int) -> None:
     g = Rng("g", seed).normal((5, 2, 3))

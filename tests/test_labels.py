@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -40,6 +40,7 @@ def test_advantage_is_zero_at_the_control_and_one_at_perfection(
     assert advantage(accuracy, control) == pytest.approx(expected)
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.floats(0, 1))
 def test_nothing_is_gained_over_a_perfect_control(accuracy: float) -> None:
     assert advantage(accuracy, 1.0) == 0
@@ -76,6 +77,7 @@ def test_cosines_are_those_of_the_definition() -> None:
     torch.testing.assert_close(cosines(a, b), expected.double(), atol=1e-6, rtol=0)
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.floats(1e-38, 1e30))
 def test_cosines_do_not_depend_on_scale(scale: float) -> None:
     rows = Rng("rows").normal((1, 4, 3)) + 2

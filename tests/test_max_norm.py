@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -68,6 +68,7 @@ def test_rows_of_the_largest_norm_stay() -> None:
     torch.testing.assert_close(protected(g), g, atol=1e-2, rtol=0)
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.floats(1e-30, 1e10), st.floats(1e-30, 1e10))
 def test_rows_of_any_length_stay_finite(first: float, second: float) -> None:
     g = torch.tensor([[first, 0.0], [0.0, second], [0.0, 0.0]])
