@@ -1,0 +1,149 @@
+"""What every command on a suite's results starts with: the suite, its plan, and the records there are."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark import registry
+from benchmark.commands.progress import Display
+from benchmark.plan import plan
+from benchmark.run import ExecutorName, Limits, RunOutcome, records_of, run_plan
+from benchmark.runner import RunContext, chosen_device
+from benchmark.spec import parse_composed
+from benchmark.store import Store
+from benchmark.suite import load_suite
+
+if TYPE_CHECKING:
+    from benchmark.cell import Plan
+    from benchmark.record import Record
+    from benchmark.suite_format import Suite
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for.
+
+    Attributes:
+        suite: Name or path.
+        defenses: Compositions beside the suite's, as written.
+        attacks: Attacks beside the suite's, as written.
+        output: Folder of store, victims, tables and logs.
+        device: `auto`, `cpu` or `cuda`.
+        data_root: Where data sets lie, or None for the default.
+        download: Fetch what is missing there.
+        workers: Child processes, or None for two, at most one a core.
+        memory: GiB an attack's tensors may take at once.
+        executor: `local` or `inline`.
+        limit: Seconds a cell may take, or None for the suite's.
+    """
+
+    suite: str
+    defenses: Sequence[str] = ()
+    attacks: Sequence[str] = ()
+    output: Path = Path("unsplit-bench-out")
+    device: str = "auto"
+    data_root: Path | None = None
+    download: bool = False
+    workers: int | None = None
+    memory: float = 2.0
+    executor: ExecutorName = "local"
+    limit: float | None = None
+
+
+def planned(options: Options) -> tuple[Suite, Plan]:
+    """The suite and its plan, with the defenses and attacks from outside.
+
+    Raises:
+        UserError: Anything the user wrote is wrong.
+    """
+    suite = load_suite(options.suite)
+    defenses = [[registry.reference("defense", spec) for spec in parse_composed(text)] for text in options.defenses]
+    attacks = [registry.reference("attack", text) for text in options.attacks]
+    return suite, plan(suite, defenses, attacks, data_root=options.data_root, download=options.download)
+
+
+def measured(options: Options, suite: Suite, made: Plan, store: Store) -> RunOutcome:
+    """Run what is missing of a plan, and show how far it is.
+
+    Raises:
+        UserError: See `benchmark.run.run_plan`.
+    """
+    return _run(options, suite, made, store, context_of(options, made, options.output / "victims"), released=None)
+
+
+def measured_perturbed(options: Options, suite: Suite, made: Plan, folder: Path) -> list[Record]:
+    """The same cells with every image moved by 1e-7, in a store of their own: what rounding may move."""
+    context = replace(context_of(options, made, folder / "victims"), perturbation=1e-7)
+    with Store(folder / "store.sqlite") as store:
+        _run(options, suite, made, store, context, released={})
+        return records_of(made, store, {})
+
+
+def _run(
+    options: Options,
+    suite: Suite,
+    made: Plan,
+    store: Store,
+    context: RunContext,
+    released: dict[str, Record] | None,
+) -> RunOutcome:
+    there = sum(record.status != "failed" for record in records_of(made, store, released))
+    title = suite.name + (" with images moved by 1e-7" if context.perturbation else "")
+    with Display(title, len(made.cells), there) as display:
+        return run_plan(
+            made,
+            store,
+            context,
+            executor=options.executor,
+            workers=options.workers or min(2, os.cpu_count() or 1),
+            limits=Limits(cell=options.limit or suite.cell_limit),
+            logs=store.path.parent / "logs",
+            released=released,
+            on_record=display.on_record,
+            on_progress=display.on_progress,
+        )
+
+
+def context_of(options: Options, made: Plan, cache: Path) -> RunContext:
+    """What a run needs beside its plan."""
+    return RunContext(
+        suite=made.suite,
+        suite_digest=made.suite_digest,
+        cache=str(cache.absolute()),
+        data_root=None if options.data_root is None else str(options.data_root.expanduser().absolute()),
+        device=str(chosen_device(options.device)),
+        memory=int(options.memory * 1024**3),
+    )
+
+
+@contextmanager
+def opened_store(output: Path, *, write: bool = True) -> Iterator[Store]:
+    """The store in the output folder.
+
+    Args:
+        output: The folder.
+        write: Make it where there is none; otherwise an empty one elsewhere stands in, so that reading leaves no trace.
+
+    Raises:
+        UserError: It cannot be opened.
+    """
+    path = output / "store.sqlite"
+    if write or path.is_file():
+        with Store(path) as store:
+            yield store
+        return
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "store.sqlite") as store:
+        yield store
+
+
+def known_records(made: Plan, store: Store) -> list[Record]:
+    """The plan's records, and those of defenses and attacks from outside that were run for the same suite before."""
+    found = records_of(made, store)
+    keys = {record.key for record in found}
+    return found + [r for r in store.records(made.suite, made.suite_digest) if r.key not in keys]
