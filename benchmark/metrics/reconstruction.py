@@ -226,7 +226,8 @@ def _standardised(values: Images) -> Images:
     if spread <= np.finfo(np.float32).eps:
         return np.zeros_like(values)
     centred = centred / spread
-    return centred / np.sqrt((centred * centred).mean())
+    standardised: Images = centred / np.sqrt((centred * centred).mean())
+    return standardised
 
 
 def _finite(images: Tensor) -> Images:
