@@ -58,7 +58,7 @@ def observe(cell: Cell, victim: Victim, dataset: Dataset, attack: Attack) -> Obs
         seen, known = _training_rows(cell, victim, dataset, attack)
         truth = dataset.victim.select(seen.positions.cpu()).to(device)
         sent, outputs, gradients = seen.smashed, seen.body_outputs, seen.cut_gradients
-        weights: dict[str, Tensor] | None = seen.weight_gradients
+        weights: dict[str, Tensor] | None = _in_tail_order(seen, victim)
         batch_sizes: Tensor | None = seen.batch_sizes
     else:
         truth = dataset.test.select(choose_targets(dataset.test, cell.targets)).to(device)
@@ -94,6 +94,12 @@ def observe(cell: Cell, victim: Victim, dataset: Dataset, attack: Attack) -> Obs
         batch_sizes=_cloned(batch_sizes),
     )
     return Observation(view, truth, known, sent, outputs)
+
+
+def _in_tail_order(seen: TrainingView, victim: Victim) -> dict[str, Tensor]:
+    # Files sort names; an attack that reads the last layer's gradient counts on the order of the layers.
+    names = [] if victim.split.tail is None else [name for name, _ in victim.split.tail.named_parameters()]
+    return {name: seen.weight_gradients[name] for name in names if name in seen.weight_gradients}
 
 
 def _cloned(tensor: Tensor | None) -> Tensor | None:

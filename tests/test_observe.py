@@ -87,6 +87,11 @@ def test_weight_gradients_are_there_only_in_training(seen_by: Callable[..., Obse
         _ = seen_by(Knowledge.WEIGHT_GRADIENTS).view.weight_gradients
 
 
+def test_weight_gradients_come_in_the_order_of_the_tails_layers(seen_by: Callable[..., Observation]) -> None:
+    training = seen_by(Knowledge.WEIGHT_GRADIENTS, phase="training", views=1, targets=TargetRule("per_class", 2))
+    assert list(training.view.weight_gradients) == ["fc3.weight", "fc3.bias"]
+
+
 def test_the_server_of_the_vanilla_topology_has_the_labels_and_no_cut_gradient(
     seen_by: Callable[..., Observation], digits: Dataset
 ) -> None:
