@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+import benchmark
+from benchmark.leaderboard import COLUMNS
+from benchmark.seeds import Rng
+from defenses.base import Defense, Phase, Side
+
+SUITE = """\
+name: little
+dataset: mnist-5k
+model: mnist_net
+seeds: [0]
+training: {epochs: 1}
+blocks:
+  - name: inputs
+    topology: vanilla
+    cuts: [pool1]
+    defenses: [none]
+    attacks: ["known_client:steps=20", "unsplit:clone=joint,rounds=1,input_steps=5,model_steps=5"]
+"""
+
+
+class Halved(Defense):
+    """Halves the smashed data, which hides nothing. Own work."""
+
+    name = "halved"
+    side: Side = "activations"
+
+    def protect_activations(self, z: Tensor, rng: Rng, phase: Phase) -> Tensor:
+        return z / 2
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> str:
+    path = tmp_path / "little.yaml"
+    path.write_text(SUITE)
+    return str(path)
+
+
+def test_one_call_ranks_a_defense_beside_none(suite: str, tmp_path: Path) -> None:
+    frame = benchmark.evaluate(suite, defense=Halved(), output=tmp_path / "out", device="cpu")
+    assert tuple(frame.columns) == COLUMNS
+    assert set(frame["defense"]) == {"none", "halved"}
+    assert (frame["n_done"] == frame["n_planned"]).all()
+
+
+def test_defenses_given_as_a_list_are_composed(suite: str, tmp_path: Path) -> None:
+    frame = benchmark.evaluate(
+        suite, defense=[Halved(), "gaussian_noise:relative=0.1"], output=tmp_path / "out", device="cpu"
+    )
+    assert set(frame["defense"]) == {"none", "halved + gaussian_noise"}
