@@ -131,9 +131,9 @@ def test_fresh_answers_undo_noise_better_than_one(pool2: Query, targets: Tensor,
     assert shown(fresh, targets) > shown(once, targets) + 0.02
 
 
-def test_targets_seen_ten_times_under_noise_show_more(pool2: Query, targets: Tensor, digits: Dataset) -> None:
+def test_targets_seen_five_times_under_noise_show_more(pool2: Query, targets: Tensor, digits: Dataset) -> None:
     ten, one = (attack(seen_by(noisy(pool2, 1.0), targets, digits.auxiliary, k=k), draws=2, epochs=2) for k in (10, 1))
-    assert shown(ten, targets) > shown(one, targets) + 0.05
+    assert shown(five, targets) > shown(one, targets) + 0.05
 
 
 def test_a_client_that_sends_nothing_yields_the_mean_auxiliary_image(targets: Tensor, digits: Dataset) -> None:
