@@ -179,10 +179,6 @@ def includes(granted: str, needed: str) -> bool:
 
     An attacker who knows more may always do less; `white box` and `weight gradients` stand alone.
     """
-    if granted == needed:
-        return True
-    if {granted, needed} & {WHITE_BOX, WEIGHT_GRADIENTS}:
-        return False
     return set(needed.split("+")) <= set(granted.split("+"))
 
 

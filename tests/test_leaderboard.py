@@ -247,6 +247,31 @@ def test_rows_whose_paired_difference_is_certain_are_ranked_apart_although_their
     assert [(row["rank"], row["defense"]) for row in (first, second)] == [(1, "noise"), (2, "none")]
 
 
+def test_a_row_that_is_less_certain_stands_behind_one_of_the_same_mean() -> None:
+    found = records(seeds("a"), ssim=0.42)
+    uncertain = [record(c, ssim=0.41 + s) for c, s in zip(seeds("b"), (-0.15, 0.05, 0.10), strict=True)]
+    first, second = rows(found + uncertain)
+    assert (first["defense"], second["defense"]) == ("a", "b")
+    assert first["leakage"] > second["leakage"]
+
+
+def test_a_row_shares_a_rank_only_where_it_cannot_be_told_from_any_row_of_that_rank() -> None:
+    between = [record(c, ssim=0.42 + s) for c, s in zip(seeds("b"), (-0.025, 0.0, 0.025), strict=True)]
+    found = records(seeds("a"), ssim=0.40) + between + records(seeds("c"), ssim=0.44)
+    assert [(row["rank"], row["defense"]) for row in rows(found)] == [(1, "a"), (1, "b"), (3, "c")]
+
+
+def test_rows_of_different_tiers_never_share_a_rank() -> None:
+    found = records(seeds("a"), ssim=0.4, utility=0.92) + records(seeds("b"), ssim=0.4)
+    assert [(row["rank"], row["tier"], row["defense"]) for row in rows(found)] == [(1, 1, "b"), (2, 2, "a")]
+
+
+def test_a_reference_never_counts_against_a_defense_whatever_it_knows() -> None:
+    (row,) = rows(records(seeds(), ssim=0.4) + records(seeds(attack="other", role="reference"), ssim=0.9))
+    assert row["worst_attack"] == "unsplit:clone=joint"
+    assert pd.isna(row["white_box"])
+
+
 def test_ranks_start_anew_where_the_cut_asked_for_differs() -> None:
     found = rows(records(seeds()) + records(seeds(cut="pool2"), ssim=0.4))
     assert [(row["cut"], row["rank"]) for row in found] == [("pool1", 1), ("pool2", 1)]

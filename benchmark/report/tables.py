@@ -121,7 +121,7 @@ def to_markdown(board: Leaderboard) -> str:
         lines += ["## Claims of differential privacy", "", *_md_table(board.claims.map(text)), ""]
     codes = _codes(board)
     if codes:
-        lines += ["## Flags", "", *(f"- `{code}`: {_md(meaning(code))}" for code in codes), ""]
+        lines += ["## Flags", "", *(f"- {_md(code)}: {_md(meaning(code))}" for code in codes), ""]
     return "\n".join(lines)
 
 
