@@ -8,14 +8,35 @@ tensors is an optimiser a lane.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.func import stack_module_state
 
-from benchmark.lane_layers import Stage, stages
+from benchmark.lane_layers import Anything, Convolution, Dense, PerSample, Stage
+from benchmark.lane_pooling import PooledConvolution
+
+# They treat every sample by itself and hold no weights, so lanes may be folded into the batch.
+_PER_SAMPLE: tuple[type[nn.Module], ...] = (
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.AvgPool2d,
+    nn.ELU,
+    nn.Flatten,
+    nn.GELU,
+    nn.Hardtanh,
+    nn.Identity,
+    nn.LeakyReLU,
+    nn.MaxPool2d,
+    nn.ReLU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Tanh,
+    nn.Upsample,
+)
 
 
 class Lanes:
@@ -125,3 +146,45 @@ def chunks(n_lanes: int, lane_bytes: int, memory: int) -> list[range]:
     runs = -(-n_lanes // fitting)
     edges = [n_lanes * run // runs for run in range(runs + 1)]
     return [range(start, end) for start, end in pairwise(edges)]
+
+
+def stages(head: nn.Module) -> list[Stage]:
+    """The stages that run `head`, first to last; its parameters are looked up by their names in it."""
+    names = {id(value): name for name, value in [*head.named_parameters(), *head.named_buffers()]}
+    layers = _layers(head)
+    found: list[Stage] = []
+    while layers:
+        stage, used = _stage(layers, names)
+        found.append(stage)
+        layers = layers[used:]
+    return found
+
+
+def _stage(layers: Sequence[nn.Module], names: Mapping[int, str]) -> tuple[Stage, int]:
+    layer = layers[0]
+    weight, bias = (names.get(id(getattr(layer, which, None))) for which in ("weight", "bias"))
+    if not _hooked(layer) and weight is not None:
+        rectified = len(layers) > 2 and type(layers[1]) is nn.ReLU
+        used = 3 if rectified else 2
+        block = layers[:used]
+        if len(block) == used and PooledConvolution.fits(layer, block[-1]) and not any(map(_hooked, block)):
+            assert isinstance(layer, nn.Conv2d)
+            return PooledConvolution(layer, weight, bias, rectified), used
+        if type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
+            return Convolution(layer, weight, bias), 1
+        if type(layer) is nn.Linear:
+            return Dense(weight, bias), 1
+    if type(layer) in _PER_SAMPLE and not _hooked(layer):
+        return PerSample(layer), 1
+    own = [*layer.named_parameters(), *layer.named_buffers()]
+    return Anything(layer, [(name, names[id(value)]) for name, value in own]), 1
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    if type(module) is nn.Sequential and not _hooked(module):
+        return [layer for child in module for layer in _layers(child)]
+    return [module]
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)

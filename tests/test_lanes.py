@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from attacks.inversion import Schedule, alternate
-from benchmark.lane_layers import Anything, Convolution, Dense, PerSample, PooledConvolution, stages
-from benchmark.lanes import Lanes, adam, bytes_per_lane, chunks
+from benchmark.lane_layers import Anything, Convolution, Dense, PerSample
+from benchmark.lane_pooling import PooledConvolution
+from benchmark.lanes import Lanes, adam, bytes_per_lane, chunks, stages
 from benchmark.models import MODELS, network, split
 from benchmark.seeds import Rng, isolated
 from tests.server_views import clone, head, images

@@ -1,0 +1,146 @@
+"""Convolution and pooling of many lanes at once: most of an attack's time at a shallow cut goes here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmark.lane_layers import Stacked, Stage
+
+# Rounding of a float32 sum of products, over the sum of the weights' sizes, for inputs of order one.
+_ROUNDING = 2.0**-20
+
+
+class PooledConvolution(Stage):
+    """Convolution and 2x2 max pooling, with or without a ReLU between them, as one matrix product a lane.
+
+    The four outputs under one pooling window are four shifts of one kernel: a convolution of stride 2 with four times
+    the kernels, each a row and a column larger. So the patches are taken once per window and not once per output,
+    and pooling is a maximum of four blocks of rows. The maximum commutes with the bias and with ReLU.
+    """
+
+    def __init__(self, module: nn.Conv2d, weight: str, bias: str | None, rectified: bool) -> None:
+        self.module, self.weight, self.bias, self.rectified = module, weight, bias, rectified
+        self.kernel = (module.kernel_size[0] + 1, module.kernel_size[1] + 1)
+
+    @staticmethod
+    def fits(conv: nn.Module, pool: nn.Module) -> bool:
+        """Whether the pair can be run so, and is faster so: small kernels would grow too much."""
+        return (
+            type(conv) is nn.Conv2d
+            and type(pool) is nn.MaxPool2d
+            and conv.stride == (1, 1)
+            and conv.dilation == (1, 1)
+            and conv.groups == 1
+            and min(conv.kernel_size) >= 5
+            and not isinstance(conv.padding, str)
+            and pool.kernel_size in (2, (2, 2))
+            and pool.stride in (2, (2, 2))
+            and pool.padding in (0, (0, 0))
+            and pool.dilation in (1, (1, 1))
+            and not pool.ceil_mode
+            and not pool.return_indices
+        )
+
+    def weights(self, stacked: Stacked) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The shifted kernels, [L, 4 * out, in * (k+1)^2], window position first; bias and tie width, [L, out, 1]."""
+        kernel = stacked[self.weight]
+        lanes, out, inward, high, wide = kernel.shape
+        shifts = _shifts(high, wide, kernel)
+        moved = (kernel.reshape(-1, high * wide) @ shifts).view(lanes, out, inward, 4, -1)
+        bias = None if self.bias is None else stacked[self.bias].unsqueeze(2)
+        # A shifted kernel adds up in another order: outputs that are equal, as everywhere at a constant start, come
+        # out unequal by rounding, and rounding would choose where the gradient goes. What is that close is a tie.
+        tie = kernel.detach().abs().sum((2, 3, 4)).mul_(_ROUNDING).unsqueeze(2)
+        return moved.permute(0, 3, 1, 2, 4).reshape(lanes, 4 * out, -1), bias, tie
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """The patches, [L, in * (k+1)^2, n, h, w], h and w those of the pooled output."""
+        vertical, horizontal = _pair(self.module.padding)
+        if vertical or horizontal:
+            x = F.pad(x, (horizontal, horizontal, vertical, vertical))
+        patches: Tensor = _Patches.apply(x, self.kernel)
+        return patches
+
+    def combine(self, weights: tuple[Tensor, Tensor | None, Tensor], seen: Tensor) -> Tensor:
+        """[L, n, out, h, w], the pooled output."""
+        kernels, bias, tie = weights
+        product = torch.bmm(kernels, seen.flatten(2))
+        largest: Tensor = _LargestOfFour.apply(product.view(len(product), 4, -1, product.shape[2]), tie)
+        if bias is not None:
+            largest = largest + bias
+        if self.rectified:
+            largest = torch.relu(largest)
+        out: Tensor = largest.unflatten(2, seen.shape[2:]).transpose(1, 2)
+        return out
+
+
+def _pair(value: int | tuple[int, ...] | str) -> tuple[int, int]:
+    assert not isinstance(value, str)
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _shifts(high: int, wide: int, like: Tensor) -> Tensor:
+    """Matrix [high * wide, 4 * (high+1) * (wide+1)] of zeros and ones that moves a kernel to its four places."""
+    identity = torch.eye(high * wide, dtype=like.dtype, device=like.device).view(-1, high, wide)
+    places = [F.pad(identity, (right, 1 - right, down, 1 - down)) for down in (0, 1) for right in (0, 1)]
+    return torch.stack(places, dim=1).flatten(1)
+
+
+class _Patches(torch.autograd.Function):
+    """Patches of stride 2, [L, channels * kh * kw, n, h, w], of images [L, n, channels, height, width]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: tuple[int, int]) -> Tensor:
+        ctx.shape, ctx.kernel = x.shape, kernel
+        windows = x.unfold(3, kernel[0], 2).unfold(4, kernel[1], 2)
+        lanes, n, _, h, w = windows.shape[:5]
+        return windows.permute(0, 2, 5, 6, 1, 3, 4).reshape(lanes, -1, n, h, w)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        lanes, n, channels, height, width = ctx.shape
+        patches = gradients[0].view(lanes, channels, *ctx.kernel, n, *gradients[0].shape[3:])
+        h, w = patches.shape[5:]
+        images = patches.new_zeros(lanes, channels, n, height, width)
+        # Strided sums: measured three times as fast as `fold` on many small images.
+        for down in range(ctx.kernel[0]):
+            for right in range(ctx.kernel[1]):
+                images[..., down : down + 2 * h : 2, right : right + 2 * w : 2] += patches[:, :, down, right]
+        return images.transpose(1, 2), None
+
+
+class _LargestOfFour(torch.autograd.Function):
+    """Maximum over dimension 1 of [L, 4, channels, m].
+
+    The gradient goes to it alone; among those no further apart than `tie`, [L, channels, 1], to the first, as in
+    max pooling.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, four: Tensor, tie: Tensor) -> Tensor:
+        first, second, third, fourth = four.unbind(1)
+        upper, lower = torch.maximum(first, second), torch.maximum(third, fourth)
+        # As numbers, not truth values: products with these are converted first, which takes longer than the product.
+        chosen = four.new_empty((3, *upper.shape))
+        torch.gt((second - first).sub_(tie), 0, out=chosen[0])
+        torch.gt((fourth - third).sub_(tie), 0, out=chosen[1])
+        torch.gt((lower - upper).sub_(tie), 0, out=chosen[2])
+        ctx.save_for_backward(chosen)
+        return torch.maximum(upper, lower)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        right_above, right_below, below = ctx.saved_tensors[0]
+        gradient = gradients[0]
+        out = gradient.new_empty((gradient.shape[0], 4, *gradient.shape[1:]))
+        lower = gradient * below
+        upper = gradient - lower
+        torch.mul(upper, right_above, out=out[:, 1])
+        torch.sub(upper, out[:, 1], out=out[:, 0])
+        torch.mul(lower, right_below, out=out[:, 3])
+        torch.sub(lower, out[:, 3], out=out[:, 2])
+        return out, None
