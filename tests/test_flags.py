@@ -175,6 +175,11 @@ def test_an_interval_wider_than_the_gap_to_the_next_row_is_pointed_out() -> None
     assert "interval_wider_than_gap" not in flags(far, "noise")
 
 
+def test_the_gap_is_to_the_next_row_that_is_ranked() -> None:
+    unranked = records(seeds("odd"), ssim=0.64, flags=["reused_noise"])
+    assert "interval_wider_than_gap" not in flags(records(seeds(), ssim=0.65) + unranked)
+
+
 def test_what_only_a_run_can_see_is_weighed_here() -> None:
     assert flags(records(seeds(), flags=["reused_noise"]))["reused_noise"][0] == "fatal"
     assert flags(records(seeds(), flags=["odd"]))["odd"][0] == "caution"

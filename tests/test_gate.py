@@ -219,6 +219,15 @@ def test_a_baseline_says_what_it_was_made_with() -> None:
     assert {entry["n"] for entry in baseline["cells"].values()} == {20}
 
 
+def test_a_number_that_is_none_enters_a_baseline_as_a_failure(tmp_path: Path) -> None:
+    found = records(CELLS[:1])
+    found[0].per_image["ssim_aligned"][0] = float("nan")
+    write_baseline(make_baseline(found), tmp_path / "baseline.json")
+    (entry,) = read_baseline(tmp_path / "baseline.json")["cells"].values()
+    assert (entry["status"], entry["scores"]) == ("failed", {})
+    assert entry["reason"] == "no finite number for inputs"
+
+
 def test_a_baseline_of_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="would pass everything"):
         make_baseline([])

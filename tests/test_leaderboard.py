@@ -169,6 +169,7 @@ def test_a_missing_cell_is_a_gap_and_unranks_its_row() -> None:
 def test_a_cell_that_is_not_done_is_never_averaged_away(status: Any) -> None:
     cells = seeds()
     (row,) = rows([*records(cells[:2]), record(cells[2], status=status)], cells)
+    assert row["n_done"] == 2
     assert pd.isna(row["leakage"])
     assert pd.isna(row["rank"])
 
@@ -199,6 +200,12 @@ def test_epsilon_is_the_weakest_claim_of_its_view() -> None:
     found = [record(c, privacy=[claim(e)]) for c, e in zip(seeds("dp_sgd"), (1.0, 2.5, 2.0), strict=True)]
     (row,) = rows(found)
     assert (row["epsilon_weights"], row["epsilon_activations"]) == (2.5, "inf")
+
+
+def test_an_infinite_claim_at_one_seed_is_infinite() -> None:
+    found = [record(c, privacy=[claim(e)]) for c, e in zip(seeds("dp_sgd"), (1.0, float("inf"), 2.0), strict=True)]
+    (row,) = rows(found)
+    assert row["epsilon_weights"] == "inf"
 
 
 def test_an_invalid_claim_is_no_number() -> None:

@@ -68,6 +68,17 @@ def test_rows_with_the_same_seeds_and_targets_are_resampled_alike() -> None:
     assert differs(resampled_scores(second, [0, 1, 2]), resampled_scores(first, [0, 1, 2]))
 
 
+def test_rows_with_different_seeds_are_resampled_apart() -> None:
+    first, second = ([sample([0.3 + 0.1 * (seed % 3)], seed) for seed in chosen] for chosen in ((0, 1, 2), (3, 4, 5)))
+    assert not np.array_equal(resampled_scores(first, [0, 1, 2]), resampled_scores(second, [3, 4, 5]))
+
+
+def test_attack_seeds_are_resampled_inside_their_victim_seed() -> None:
+    draws = resampled_scores([sample([0.2], 0, 0), sample([0.6], 0, 1)], [0])
+    assert draws[0] == pytest.approx(0.25)
+    assert {round(float(value), 6) for value in draws[1:]} == {0.0, 0.25, 0.5}
+
+
 def test_a_difference_of_nothing_is_a_tie() -> None:
     draws = resampled_scores([sample([0.5, 0.7])], [0])
     assert not differs(draws, draws)
