@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ class Steady(Attack):
 
     name: ClassVar[str] = "steady"
     goals: ClassVar = ("reconstruct",)
+    mark: int = Field(0, description="tells one from another")
 
     def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
         progress(0.5)
@@ -53,8 +55,12 @@ class Hangs(Faulty):
     """Never returns."""
 
     name: ClassVar[str] = "hangs"
+    busy: bool = Field(False, description="hang without ever letting another thread of the process run")
 
     def fail(self) -> None:
+        print("hanging", flush=True)
+        if self.busy:
+            re.match(r"(a+)+$", "a" * 64 + "b")
         while True:
             time.sleep(1)
 
