@@ -28,7 +28,7 @@ class KnownClient(Attack):
     goals: ClassVar[tuple[Goal, ...]] = ("reconstruct",)
     role: ClassVar[Literal["attack", "reference"]] = "reference"
 
-    tv: float = Field(1e-3, ge=0, le=1e6, description="weight of the squared total variation")
+    tv: float = Field(1e-2, ge=0, le=1e6, description="weight of the squared total variation")
     l2: float = Field(0.0, ge=0, le=1e6, description="weight of the mean squared pixel")
     steps: int = Field(1000, ge=1, le=10_000_000, description="steps on the images")
     lr: float = Field(1e-2, gt=0, le=10, description="Adam's learning rate")
