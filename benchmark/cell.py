@@ -200,7 +200,7 @@ class Cell:
             tail=victim.tail,
             victim="trained" if victim.epochs else "untrained",
             defense=" + ".join(defense.name for defense in victim.defenses) or "none",
-            params="; ".join(defense.changed for defense in victim.defenses if defense.changed),
+            params=_params(victim.defenses),
             side=self.side,
             seed=victim.seed,
             attack=self.attack.name,
@@ -272,6 +272,13 @@ class Plan:
     def cells(self) -> tuple[Cell, ...]:
         """All cells, in order."""
         return tuple(cell for group in self.groups for cell in group.cells)
+
+
+def _params(defenses: tuple[PluginRef, ...]) -> str:
+    """Changed parameters of a composition; each named by its defense where there are several."""
+    if len(defenses) == 1:
+        return defenses[0].changed
+    return "; ".join(f"{defense.name}: {defense.changed}" for defense in defenses if defense.changed)
 
 
 def canonical_json(value: object) -> str:

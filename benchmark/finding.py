@@ -29,8 +29,8 @@ class Finding:
             for the defense. One checkpoint is fine. None where the attack does not reconstruct.
         labels: [n], int64, or None.
         clone: The cloned head, or None.
-        trace: Series of equal length, at least `step` and `loss` where the attack optimises: mean feature loss
-            (without regularisers) over the targets, sampled over the budget.
+        trace: Series of equal length where the attack optimises: `step`, and `loss` (mean feature loss, without
+            regularisers, over the targets) or, where something is trained beforehand, `training_loss`.
         steps: Gradient steps spent on one target.
         checkpoints: The step each checkpoint was taken at.
     """

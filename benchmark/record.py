@@ -69,11 +69,12 @@ class Record:
         suite, suite_digest: The suite it was run for, and the digest of its file.
         axes: Where it stands.
         status: `done`, `failed` (with `reason`, and `traceback` where it is ours or a plug-in's) or `skipped`.
-        targets: `ids` of the targets in their source, their `digest`, and their `labels`.
+        targets: `ids` of the targets in their source, their `digest` and `labels`, the `dataset_digest`, and a `note`
+            on the copy of the data set where it is not the original one.
         per_image: Metric name -> one value a target: `ssim_raw`, `ssim_aligned`, `psnr_raw`, `psnr_aligned`,
             `mse_raw`, `mse_aligned`, `correlation`, `correct` (labels; 0 or 1).
-        controls: Control name -> metric name -> one value a target (reconstruction); label and stealing controls
-            hold a single value under `accuracy`.
+        controls: Control name -> metric name -> values: one a target for images; a single one for labels
+            (`accuracy`) and stealing (`steal_accuracy`, `steal_agreement`).
         scalars: Single values: `label_accuracy`, `steal_accuracy`, `steal_agreement`, ...
         utility: `accuracy`, `majority`, `undefended_accuracy` (same seed), ...
         privacy: Claims, as stated by the defenses.

@@ -102,6 +102,7 @@ def assemble(
             "labels": truth.labels.tolist(),
             "digest": targets_digest(truth),
             "dataset_digest": dataset.digest,
+            "note": dataset.note,
         },
         per_image=scores.per_image,
         controls=scores.controls,
@@ -152,21 +153,31 @@ def _demanded(cell: Cell, what: str, tensor: Tensor | None, shape: Sequence[int 
 
 
 def _convergence(victim: Victim, observation: Observation, finding: Finding, checkpoint: int | None) -> dict[str, Any]:
-    loss = [float(value) for value in finding.trace.get("loss", [])]
-    state: dict[str, Any] = {
-        "trace": {name: [float(v) for v in values] for name, values in finding.trace.items()},
+    trace = {name: [float(value) for value in values] for name, values in finding.trace.items()}
+    residual = _truth_residual(victim, observation)
+    return {
+        "trace": trace,
         "steps": finding.steps,
         "checkpoints": list(finding.checkpoints),
         "checkpoint": checkpoint,
-        "converged": True,
+        "truth_residual": residual,
+        "converged": _converged(trace, residual),
     }
-    if loss:
-        residual = _truth_residual(victim, observation)
-        earlier = loss[max(0, len(loss) - 1 - max(1, len(loss) // 10))]
-        fall = (earlier - loss[-1]) / earlier if earlier > 0 else 0.0
-        state["truth_residual"] = residual
-        state["converged"] = bool(fall < CONVERGED_FALL or loss[-1] <= CONVERGED_RESIDUAL * residual)
-    return state
+
+
+def _converged(trace: Mapping[str, Sequence[float]], residual: float) -> bool:
+    """Whether an optimisation came to rest; a closed form, without a trace, always has.
+
+    `loss` is a distance in feature space and may stop at the truth's own; `training_loss` can only come to rest.
+    """
+    loss = trace.get("loss") or trace.get("training_loss")
+    if not loss:
+        return True
+    if trace.get("loss") and loss[-1] <= CONVERGED_RESIDUAL * residual:
+        return True
+    earlier = loss[max(0, len(loss) - 1 - max(1, len(loss) // 10))]
+    # A loss that rises by more is not at rest either.
+    return earlier <= 0 or abs(earlier - loss[-1]) < CONVERGED_FALL * earlier
 
 
 def _truth_residual(victim: Victim, observation: Observation) -> float:
