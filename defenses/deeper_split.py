@@ -13,15 +13,17 @@ from defenses.base import Defense, Side
 class DeeperSplit(Defense):
     """Moves the cut deeper: the client computes more layers, and what it sends is further from the image.
 
-    He, Zhang and Lee (2019), "Model Inversion Attacks Against Collaborative Inference", ACSAC, where inversion gets worse
-    with depth. It competes at the cut that was asked for, with the weights of the undefended victim, and pays in the
+    He, Zhang and Lee (2019), "Model Inversion Attacks Against Collaborative Inference", ACSAC, where inversion gets
+    worse with depth. It competes at the cut that was asked for, with the weights of the undefended victim, and pays in the
     client's computation. Deeper is not safer against an attacker who may query the client: see `inverse_decoder`.
     """
 
     name: ClassVar[str] = "deeper_split"
     side: ClassVar[Side] = "architecture"
 
-    to: str = Field(min_length=1, description="name of the head's last module, deeper than the cut asked for")
+    to: str = Field(
+        min_length=1, description="name of the head's last module, deeper than the cut asked for", examples=["fc1"]
+    )
 
     def moved_cut(self, cut: str, cuts: Sequence[str]) -> str:
         """The cut `to`.
