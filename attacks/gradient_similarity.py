@@ -3,23 +3,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from attacks.base import Attack, Budget, Finding, Goal, Progress
 from attacks.label_matching import at_epoch
 from benchmark.metrics.labels import cosines
-from benchmark.view import Knowledge, Phase, ServerView, Topology
+from benchmark.view import Knowledge, KnownLabels, Phase, ServerView, Topology
 
 
 class GradientSimilarity(Attack):
     """Samples of one class are sent back similar gradients: take the label of the most similar known one.
 
-    Cosine similarity between cut gradients, with k known labels a class: Liu et al. (2022, arXiv 2203.05222). It reads
-    only what a server is sent, and by default all of it: averaged over the epochs the similarity outlives noise that
-    hides any one of them. `reads=both` adds the similarity of the body's outputs, which outlives more; `sign=ignored`
-    is for defenses that turn a gradient round but keep its line, as max_norm does. A target whose gradient is exactly
-    zero is matched by the body's output.
+    Cosine similarity between cut gradients with k known labels a class, and clustering from there: Liu et al. (2022,
+    arXiv 2203.05222). It reads only what a server is sent, and by default all of it: averaged over the epochs the
+    similarity outlives noise that hides any one of them. `reads=both` adds the similarity of the body's outputs, and
+    `rounds` regroups the targets by their mean similarity to each group, which outlive more. `sign=ignored` is for
+    defenses that turn a gradient round but keep its line, as max_norm does. A target whose gradient is exactly zero is
+    matched by the body's output.
     """
 
     name: ClassVar[str] = "gradient_similarity"
@@ -35,6 +38,8 @@ class GradientSimilarity(Attack):
         None, description="which epoch is read, -1 is the last; null reads all gradients and the last body output"
     )
     sign: Literal["kept", "ignored"] = Field("kept", description="whether opposite gradients count as far or as near")
+
+    rounds: int = Field(0, ge=0, description="how often targets are regrouped after the nearest known labels; 0 never")
 
     def knowledge(self) -> frozenset[Knowledge]:
         """The architecture and k labels a class."""
@@ -54,18 +59,32 @@ class GradientSimilarity(Attack):
 
     def _infer(self, view: ServerView) -> Tensor:
         known = view.known_labels
-        outputs = cosines(self._at(view.body_outputs), self._at(known.body_outputs))[0]
-        similarity = outputs
-        if self.reads != "body_output":
-            rows = self._gradients(view.cut_gradients)
-            gradients = cosines(rows, self._gradients(known.cut_gradients))
-            gradients = (gradients if self.sign == "kept" else gradients.abs()).mean(dim=0)
-            silent = (rows == 0).flatten(2).all(dim=2).all(dim=0)
-            similarity = gradients + outputs if self.reads == "both" else gradients.where(~silent[:, None], outputs)
-        return known.labels.to(similarity.device)[similarity.argmax(dim=1)]
+        labels = known.labels.to(view.device)
+        similarity = self._similarity(view, known)
+        inferred = labels[similarity[:, view.n :].argmax(dim=1)]
+        # A target must not vote for its own group; the known samples keep every group from being empty.
+        others = 1 - torch.eye(*similarity.shape, dtype=similarity.dtype, device=view.device)
+        for _ in range(self.rounds):
+            groups = one_hot(torch.cat([inferred, labels]), view.n_classes).to(similarity)
+            inferred = ((similarity * others) @ groups / (others @ groups).clamp(min=1)).argmax(dim=1)
+        return inferred
+
+    def _similarity(self, view: ServerView, known: KnownLabels) -> Tensor:
+        """Of each of n targets to the targets and the m known samples, [n, n + m]."""
+        targets = self._read(view.body_outputs)
+        outputs = cosines(targets, torch.cat([targets, self._read(known.body_outputs)], dim=1))[0]
+        if self.reads == "body_output":
+            return outputs
+        rows = self._gradients(view.cut_gradients)
+        by_epoch = cosines(rows, torch.cat([rows, self._gradients(known.cut_gradients)], dim=1))
+        gradients = (by_epoch if self.sign == "kept" else by_epoch.abs()).mean(dim=0)
+        if self.reads == "both":
+            return gradients + outputs
+        silent = (rows == 0).flatten(2).all(dim=2).all(dim=0)
+        return gradients.where(~silent[:, None], outputs)
 
     def _gradients(self, series: Tensor | None) -> Tensor:
-        return series if self.epoch is None and series is not None else self._at(series)
+        return series if self.epoch is None and series is not None else self._read(series)
 
-    def _at(self, series: Tensor | None) -> Tensor:
+    def _read(self, series: Tensor | None) -> Tensor:
         return at_epoch(self, series, -1 if self.epoch is None else self.epoch)[None]

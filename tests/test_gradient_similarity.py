@@ -100,6 +100,22 @@ def test_all_epochs_and_body_outputs_see_through_noise_that_hides_the_last_epoch
     assert both > all_epochs
 
 
+def test_regrouping_sees_through_noise_that_hides_the_nearest_known_sample(digits: Dataset) -> None:
+    noisy = observe(digits, defenses=[IsotropicGradientNoise(c=4)])
+
+    once, regrouped = (noisy.accuracy_of(GradientSimilarity(reads="both", rounds=rounds)) for rounds in (0, 20))
+
+    assert once < 0.85
+    assert regrouped > once + 0.05
+
+
+@pytest.mark.parametrize("sign", ["kept", "ignored"])
+def test_regrouping_keeps_what_is_right_already(undefended: Observed, sign: str) -> None:
+    attack = GradientSimilarity.configured({"sign": sign, "rounds": 20})
+
+    assert undefended.accuracy_of(attack) >= 0.95
+
+
 def test_ignoring_the_sign_undoes_max_norm(digits: Dataset) -> None:
     masked = observe(digits, defenses=[MaxNorm()])
 
