@@ -6,11 +6,10 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from attacks.base import Attack, Budget, Finding, Goal, Progress
 from attacks.label_matching import at_epoch
-from benchmark.metrics.labels import cosines
+from benchmark.metrics.labels import cosines, group_labels, similarity_to_all
 from benchmark.view import Knowledge, KnownLabels, Phase, ServerView, Topology
 
 
@@ -59,20 +58,11 @@ class GradientSimilarity(Attack):
 
     def _infer(self, view: ServerView) -> Tensor:
         known = view.known_labels
-        labels = known.labels.to(view.device)
-        similarity = self._similarity(view, known)
-        inferred = labels[similarity[:, view.n :].argmax(dim=1)]
-        # A target must not vote for its own group; the known samples keep every group from being empty.
-        others = 1 - torch.eye(*similarity.shape, dtype=similarity.dtype, device=view.device)
-        for _ in range(self.rounds):
-            groups = one_hot(torch.cat([inferred, labels]), view.n_classes).to(similarity)
-            inferred = ((similarity * others) @ groups / (others @ groups).clamp(min=1)).argmax(dim=1)
-        return inferred
+        return group_labels(self._similarity(view, known), known.labels, view.n_classes, self.rounds)
 
     def _similarity(self, view: ServerView, known: KnownLabels) -> Tensor:
         """Of each of n targets to the targets and the m known samples, [n, n + m]."""
-        targets = self._read(view.body_outputs)
-        outputs = cosines(targets, torch.cat([targets, self._read(known.body_outputs)], dim=1))[0]
+        outputs = similarity_to_all(self._read(view.body_outputs), self._read(known.body_outputs))
         if self.reads == "body_output":
             return outputs
         rows = self._gradients(view.cut_gradients)

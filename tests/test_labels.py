@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmark.errors import PluginError
-from benchmark.metrics.labels import advantage, cosines, label_controls, label_scores, nearest_label
+from benchmark.metrics.labels import advantage, cosines, group_labels, label_controls, label_scores, similarity_to_all
 from benchmark.seeds import Rng
 from benchmark.view import KnownLabels
 
@@ -90,4 +90,24 @@ def test_a_row_of_zeros_is_like_nothing() -> None:
 
 
 def test_the_nearest_known_sample_gives_its_label() -> None:
-    assert nearest_label(TELLING, ACROSS, torch.tensor([7, 4])).tolist() == [7, 4, 4, 4]
+    similarity = similarity_to_all(TELLING, ACROSS)
+
+    assert group_labels(similarity, torch.tensor([7, 4]), 10, rounds=0).tolist() == [7, 4, 4, 4]
+
+
+def test_a_target_between_two_known_samples_joins_the_group_it_is_most_like() -> None:
+    # The last target is nearer to the known sample of class 0, but all of class 1 lies around it.
+    degrees = torch.tensor([0.0, 5.0, 60.0, 55.0, 50.0, 44.0]).deg2rad()
+    targets = torch.stack([degrees.cos(), degrees.sin()], dim=1)[None]
+    similarity = similarity_to_all(targets, ACROSS)
+
+    once, regrouped = (group_labels(similarity, torch.tensor([0, 1]), 2, rounds) for rounds in (0, 5))
+
+    assert once.tolist() == [0, 0, 1, 1, 1, 0]
+    assert regrouped.tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_a_class_without_known_samples_is_never_inferred() -> None:
+    similarity = -torch.ones(3, 5)
+
+    assert group_labels(similarity, torch.tensor([1, 2]), 4, rounds=3).unique().tolist() in ([1], [2], [1, 2])
