@@ -79,5 +79,7 @@ def _sentence(cls: type[Configured], item: Any) -> str:
         allowed = sorted(cls.model_fields)
         listed = ", ".join(allowed) if allowed else "none"
         return f"{cls.name} has no parameter {key!r} (it has: {listed}){nearest(key, allowed)}"
+    if item["type"] == "missing":
+        return f"{cls.name} needs parameter {key!r}; write {cls.name}:{key}=..."
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{cls.name}: parameter {key}={item['input']!r} {message}"

@@ -14,8 +14,8 @@ class DeeperSplit(Defense):
     """Moves the cut deeper: the client computes more layers, and what it sends is further from the image.
 
     He, Zhang and Lee (2019), "Model Inversion Attacks Against Collaborative Inference", ACSAC, where inversion gets
-    worse with depth. It competes at the cut that was asked for, with the weights of the undefended victim, and pays in the
-    client's computation. Deeper is not safer against an attacker who may query the client: see `inverse_decoder`.
+    worse with depth. It competes at the cut that was asked for, with the weights of the undefended victim, and pays in
+    the client's computation. Deeper is not safer against an attacker who may query the client: see `inverse_decoder`.
     """
 
     name: ClassVar[str] = "deeper_split"

@@ -32,7 +32,7 @@ def test_behind_the_deepest_cut_nothing_is_deeper() -> None:
 
 
 def test_it_must_be_said_where_to() -> None:
-    with pytest.raises(UserError, match="deeper_split: parameter to"):
+    with pytest.raises(UserError, match="deeper_split needs parameter 'to'"):
         DeeperSplit.configured({})
 
 

@@ -15,6 +15,7 @@ from benchmark.errors import UserError
 from benchmark.parameters import Configured, nearest
 from benchmark.spec import Spec, parse_spec
 from benchmark.suite import load_suite, suite_files
+from benchmark.verify import kind_of
 from benchmark.view import threat_model
 
 if TYPE_CHECKING:
@@ -39,29 +40,10 @@ def show(text: str) -> int:
     return 0
 
 
-def kind_in_file(text: str) -> Kind:
-    """Whether the plug-in in a file, `path.py:Class`, is an attack or a defense.
-
-    Raises:
-        UserError: It is neither, or cannot be imported.
-    """
-    problems = []
-    for kind in ("attack", "defense"):
-        try:
-            registry.plugin(kind, text)
-        except UserError as error:
-            problems.append(str(error))
-        else:
-            return kind
-    if problems[0].replace("attack", "defense") == problems[1] or "derive it from" not in problems[1]:
-        raise UserError(problems[1])
-    raise UserError(f"{text}: is neither an attack nor a defense; derive its class from Attack or Defense")
-
-
 def _found(text: str) -> Iterator[list[str]]:
     spec = parse_spec(text)
     if spec.is_path:
-        yield _plugin(kind_in_file(spec.target), spec)
+        yield _plugin(kind_of(text), spec)
         return
     for kind in PACKAGES:
         if any(origin.name == spec.target for origin in listed(kind)):
