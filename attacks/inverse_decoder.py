@@ -90,7 +90,7 @@ class InverseDecoder(Attack):
         steps = self.epochs * steps_per_epoch
         return Finding(
             reconstructions=torch.stack([coarse, fine]),
-            trace={"step": [float(steps_per_epoch * (e + 1)) for e in range(self.epochs)], "loss": losses},
+            trace={"step": [float(steps_per_epoch * (e + 1)) for e in range(self.epochs)], "training_loss": losses},
             steps=steps,
             checkpoints=(0, steps),
         )

@@ -181,7 +181,7 @@ def test_the_finding_says_when_it_was_taken(pool2: Query, targets: Tensor, digit
     assert finding.reconstructions.shape == (2, *targets.shape)
     assert (finding.steps, list(finding.checkpoints)) == (12, [0, 12])
     assert finding.trace["step"] == [4, 8, 12]
-    assert finding.trace["loss"][-1] < finding.trace["loss"][0]
+    assert finding.trace["training_loss"][-1] < finding.trace["training_loss"][0]
 
 
 def test_the_convolutions_mend_what_the_linear_decoder_left(pool2: Query, targets: Tensor, digits: Dataset) -> None:
