@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.strict_yaml import load_yaml
 
 # A path ends with `.py`; then comes the class, unless what follows is already `key=value`.
 _PATH = re.compile(r"(?P<target>[^=]*?\.py(?::[A-Za-z_]\w*(?=:|$))?)(?::(?P<parameters>.*))?", re.DOTALL)
@@ -112,6 +111,9 @@ def _value(text: str, whole: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
+        # Imported late: names are listed without a YAML parser.
+        from benchmark.strict_yaml import load_yaml
+
         return load_yaml(text, repr(whole))
 
 

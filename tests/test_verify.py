@@ -1,5 +1,6 @@
 """Each way to break the contract is told in words."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -109,49 +110,51 @@ BROKEN_ATTACKS = {
 }  # fmt: skip
 
 
-def problems(kind: Kind, folder: Path, code: str) -> str:
+def problems(kind: Kind, folder: Path, code: str) -> Iterator[str]:
     file = folder / "mine.py"
     file.write_text(code)
-    return "\n".join(check.problem for check in verify(kind, f"{file}:Mine") if check.problem is not None)
+    return (check.problem for check in verify(kind, f"{file}:Mine") if check.problem is not None)
+
+
+def is_told(words: str, told: Iterator[str]) -> bool:
+    """Whether a problem says `words`; what comes after it is not run."""
+    return any(words in problem for problem in told)
 
 
 @pytest.mark.parametrize(("kind", "code"), [("defense", DEFENSE), ("attack", ATTACK)])
 def test_what_keeps_the_contract_has_no_problems(kind: Kind, code: str, tmp_path: Path) -> None:
-    assert problems(kind, tmp_path, code) == ""
+    assert list(problems(kind, tmp_path, code)) == []
 
 
 @pytest.mark.parametrize("old", BROKEN_DEFENSES)
 def test_a_defense_that_says_too_little_is_told_so(old: str, tmp_path: Path) -> None:
     new, words = BROKEN_DEFENSES[old]
     assert old in DEFENSE
-    assert words in problems("defense", tmp_path, DEFENSE.replace(old, new, 1))
+    assert is_told(words, problems("defense", tmp_path, DEFENSE.replace(old, new, 1)))
 
 
 @pytest.mark.parametrize("body", BROKEN_HOOKS)
 def test_a_hook_that_breaks_the_contract_is_told_so(body: str, tmp_path: Path) -> None:
-    assert BROKEN_HOOKS[body] in problems("defense", tmp_path, DEFENSE.replace(NOISE, body))
+    assert is_told(BROKEN_HOOKS[body], problems("defense", tmp_path, DEFENSE.replace(NOISE, body)))
 
 
 @pytest.mark.parametrize("hook", MORE_HOOKS)
 def test_every_hook_is_looked_at(hook: str, tmp_path: Path) -> None:
-    assert MORE_HOOKS[hook] in problems("defense", tmp_path, f"{DEFENSE}\n    {hook}\n")
+    assert is_told(MORE_HOOKS[hook], problems("defense", tmp_path, f"{DEFENSE}\n    {hook}\n"))
 
 
 @pytest.mark.parametrize("old", BROKEN_ATTACKS)
 def test_an_attack_that_breaks_the_contract_is_told_so(old: str, tmp_path: Path) -> None:
     new, words = BROKEN_ATTACKS[old]
     assert old in ATTACK
-    assert words in problems("attack", tmp_path, ATTACK.replace(old, new, 1))
+    assert is_told(words, problems("attack", tmp_path, ATTACK.replace(old, new, 1)))
 
 
 def test_the_kind_is_found_from_the_name_or_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(ATTACK)
     (tmp_path / "d.py").write_text(DEFENSE)
-    assert [kind_of(text) for text in (f"{tmp_path}/a.py:Mine", f"{tmp_path}/d.py", "none")] == [
-        "attack",
-        "defense",
-        "defense",
-    ]
+    texts = (f"{tmp_path}/a.py:Mine", f"{tmp_path}/d.py", "none")
+    assert [kind_of(text) for text in texts] == ["attack", "defense", "defense"]
 
 
 @pytest.mark.parametrize(
