@@ -7,6 +7,7 @@ listed with its fault.
 from __future__ import annotations
 
 import ast
+import functools
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -77,6 +78,15 @@ def find(kind: Kind, text: str, folder: Path | None = None) -> Origin:
     spec = Spec(text)
     if spec.is_path:
         return in_file(kind, text, folder or Path.cwd())
+    # A plan looks up hundreds: a built-in one, which wins over others, is found by its file alone.
+    file = HARNESS / PACKAGES[kind] / f"{text}.py"
+    if (
+        kind != "model"
+        and text.isidentifier()
+        and file.is_file()
+        and (found := _in_package(kind, file, file.stat().st_mtime_ns))
+    ):
+        return found
     origins = {origin.name: origin for origin in reversed(listed(kind))}
     if text in origins:
         return origins[text]
@@ -106,20 +116,26 @@ def _built_in(kind: Kind) -> Iterator[Origin]:
     if kind == "model":
         yield from _built_in_models()
         return
-    package = PACKAGES[kind]
-    for file in sorted((HARNESS / package).glob("*.py")):
-        if file.stem in ("base", "__init__") or file.stem.startswith("_"):
-            continue
-        origin = Origin(kind, file.stem, "builtin", "", f"{package}.{file.stem}", file)
-        try:
-            tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-        except (SyntaxError, ValueError):
-            yield replace(origin, error=traceback.format_exc())
-            continue
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and _named(node):
-                yield replace(origin, object=node.name, summary=_summary(node))
-                break
+    for file in sorted((HARNESS / PACKAGES[kind]).glob("*.py")):
+        found = _in_package(kind, file, file.stat().st_mtime_ns)
+        if found is not None:
+            yield found
+
+
+@functools.lru_cache(maxsize=256)
+def _in_package(kind: Kind, file: Path, modified: int) -> Origin | None:
+    """The plug-in in a file of the built-in package, as it was when modified, or None where there is none."""
+    if file.stem in ("base", "__init__") or file.stem.startswith("_"):
+        return None
+    origin = Origin(kind, file.stem, "builtin", "", f"{PACKAGES[kind]}.{file.stem}", file)
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    except (SyntaxError, ValueError):
+        return replace(origin, error=traceback.format_exc())
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and _named(node):
+            return replace(origin, object=node.name, summary=_summary(node))
+    return None
 
 
 def _built_in_models() -> Iterator[Origin]:
