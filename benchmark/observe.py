@@ -18,7 +18,7 @@ from benchmark.view import Knowledge, KnownLabels, Secrets, ServerView
 
 if TYPE_CHECKING:
     from attacks.base import Attack
-    from benchmark.cell import Cell, TargetRule
+    from benchmark.cell import Cell
     from benchmark.victim import Victim
 
 
@@ -60,12 +60,14 @@ def observe(cell: Cell, victim: Victim, dataset: Dataset, attack: Attack) -> Obs
         sent, outputs, gradients = seen.smashed, seen.body_outputs, seen.cut_gradients
         weights: dict[str, Tensor] | None = _in_tail_order(seen, victim)
         batch_sizes: Tensor | None = seen.batch_sizes
+        summed = bool(seen.summed)
     else:
         truth = dataset.test.select(choose_targets(dataset.test, cell.targets)).to(device)
         protection = victim.protection.restarted("inference")
         sent = torch.stack([victim.smash(truth.images, protection) for _ in range(cell.views)])
         outputs = _through_body(victim, sent) if victim.split.tail is not None else None
         gradients = known = weights = batch_sizes = None
+        summed = False
 
     granted = attack.knowledge()
     view = ServerView(
@@ -91,6 +93,7 @@ def observe(cell: Cell, victim: Victim, dataset: Dataset, attack: Attack) -> Obs
             protection=victim.protection.restarted("attacker", cell.attack_seed),
         ),
         _attack_seed=cell.attack_seed,
+        loss_reduction="sum" if summed else "mean",
         batch_sizes=_cloned(batch_sizes),
     )
     return Observation(view, truth, known, sent, outputs)
@@ -125,16 +128,17 @@ def _training_rows(
             f"attack {cell.attack.name}: phase training needs a suite with a watch; add the key watch to the suite"
         )
     targets = (~seen.is_known).nonzero().flatten()
-    chosen = _among(dataset.victim.select(seen.positions[targets].cpu()), cell.targets)
+    chosen = _among(dataset.victim.select(seen.positions[targets].cpu()), cell)
     seen = seen.latest(cell.views)
     return seen.rows(targets[chosen.to(targets.device)]), _known(seen, dataset, attack)
 
 
-def _among(watched: Part, rule: TargetRule) -> Tensor:
-    # `drawn` watches exactly its own draw: every watched target is one.
-    if rule.how == "drawn":
+def _among(watched: Part, cell: Cell) -> Tensor:
+    watch = cell.victim.watch
+    # All that were watched; Poisson sampling may have drawn some of them never.
+    if watch is not None and cell.targets == watch.rule:
         return torch.arange(len(watched), device="cpu")
-    return choose_targets(watched, rule)
+    return choose_targets(watched, cell.targets)
 
 
 def _known(seen: TrainingView, dataset: Dataset, attack: Attack) -> KnownLabels | None:

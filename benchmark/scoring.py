@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from benchmark.cell import Cell
     from benchmark.observe import Observation
     from benchmark.victim import Victim
+    from defenses.base import PrivacyStatement
 
 CONVERGED_FALL = 0.01
 CONVERGED_RESIDUAL = 1.2
@@ -108,7 +110,7 @@ def assemble(
         controls=scores.controls,
         scalars=scores.scalars,
         utility=utility(victim, undefended, dataset),
-        privacy=[asdict(statement) for statement in victim.protection.privacy()],
+        privacy=[_claim(statement) for statement in victim.protection.privacy()],
         reached=victim.protection.reached(),
         cost=cost(victim, undefended, dataset),
         convergence=scores.convergence,
@@ -138,6 +140,12 @@ def cost(victim: Victim, undefended: Victim, dataset: Dataset) -> dict[str, floa
         "training_seconds": victim.training_seconds,
         "time_ratio": victim.training_seconds / undefended.training_seconds if undefended.training_seconds else 1.0,
     }
+
+
+def _claim(statement: PrivacyStatement) -> dict[str, Any]:
+    # JSON knows no infinity.
+    claim = asdict(statement)
+    return claim | {"epsilon": "inf"} if statement.epsilon == math.inf else claim
 
 
 def _demanded(cell: Cell, what: str, tensor: Tensor | None, shape: Sequence[int | None]) -> Tensor:

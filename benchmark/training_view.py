@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +27,14 @@ class TrainingView:
         positions: [n] positions in the victim's training part.
         is_known: [n] bool, the samples whose labels attackers may be granted.
         batch_sizes: [epochs, n], int64, samples in the batch each one was in.
+        summed: [], bool: whether the loss was the batch's sum (DP-SGD) and not its mean.
     """
 
     smashed: Tensor
     positions: Tensor
     is_known: Tensor
     batch_sizes: Tensor
+    summed: Tensor
     body_outputs: Tensor | None = None
     cut_gradients: Tensor | None = None
     weight_gradients: dict[str, Tensor] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class TrainingView:
             "positions": self.positions,
             "is_known": self.is_known,
             "batch_sizes": self.batch_sizes,
+            "summed": self.summed,
             "body_outputs": self.body_outputs,
             "cut_gradients": self.cut_gradients,
         }
@@ -80,6 +83,7 @@ class TrainingView:
             tensors["positions"],
             tensors["is_known"],
             tensors["batch_sizes"],
+            tensors["summed"],
             tensors.get("body_outputs"),
             tensors.get("cut_gradients"),
             {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)},
@@ -92,9 +96,11 @@ class TrainingWatcher:
     Args:
         targets: Positions in the training part that are to be attacked, in order.
         known: Further positions whose labels attackers may be granted.
+        reduction: How the client reduces its loss over a batch.
     """
 
-    def __init__(self, targets: Tensor, known: Tensor) -> None:
+    def __init__(self, targets: Tensor, known: Tensor, reduction: Literal["mean", "sum"] = "mean") -> None:
+        self._reduction = reduction
         self._positions = torch.cat([targets.cpu(), known.cpu()])
         self._is_known = torch.arange(len(self._positions), device="cpu") >= len(targets)
         self._index = {int(position): index for index, position in enumerate(self._positions)}
@@ -135,6 +141,7 @@ class TrainingWatcher:
             self._positions[drawn],
             self._is_known[drawn],
             stacked["batch_size"],
+            torch.tensor(self._reduction == "sum", device="cpu"),
             stacked.get("body_output"),
             stacked.get("cut_gradient"),
             {n.removeprefix(prefix): v for n, v in stacked.items() if n.startswith(prefix)},

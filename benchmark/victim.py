@@ -144,7 +144,7 @@ def _train(spec: VictimSpec, dataset: Dataset, device: torch.device, report: Rep
     data = dataset.victim.to(device)
     labels = protection.labels(data.labels, dataset.n_classes)
     training = protection.privatise(_training(spec, parts, len(data), root.child("privatise")))
-    watcher = _watcher(spec, dataset)
+    watcher = _watcher(spec, dataset, training)
     wire = Wire(watcher.receive if watcher else None)
     order, number = root.child("batches"), 0
     for part in training.parts().values():
@@ -191,7 +191,7 @@ def _training(spec: VictimSpec, parts: Split, n_records: int, rng: Rng) -> Train
     )
 
 
-def _watcher(spec: VictimSpec, dataset: Dataset) -> TrainingWatcher | None:
+def _watcher(spec: VictimSpec, dataset: Dataset, training: Training) -> TrainingWatcher | None:
     if spec.watch is None:
         return None
     if spec.epochs == 0:
@@ -211,7 +211,7 @@ def _watcher(spec: VictimSpec, dataset: Dataset) -> TrainingWatcher | None:
                 f"{dataset.class_names[label]!r}; lower it or watch fewer targets"
             )
         known.append(free[: spec.watch.known_per_class])
-    return TrainingWatcher(targets, torch.cat(known))
+    return TrainingWatcher(targets, torch.cat(known), training.reduction)
 
 
 def _weights(parts: Split, *, shared: bool) -> dict[str, Tensor]:

@@ -124,7 +124,8 @@ class Defense(Configured):
     def protect_gradients(self, g: Tensor, y: Tensor, rng: Rng) -> Tensor:
         """What the label owner sends back instead of the cut gradient `g` ([batch, ...]); u-shaped topology only.
 
-        Row i of `g` is the gradient of the *batch's mean* loss with respect to sample i.
+        Row i of `g` is the gradient of the batch's loss with respect to sample i; the loss is the batch's mean, or
+        under DP-SGD its sum.
         """
         return g
 
