@@ -96,6 +96,7 @@ def _options(
     memory: float = 2.0,
     executor: Executor = Executor.LOCAL,
     limit: float | None = None,
+    fresh: bool = False,
 ) -> Options:
     from benchmark.commands.session import Options
 
@@ -111,6 +112,7 @@ def _options(
         memory=memory,
         executor=executor.value,
         limit=limit,
+        fresh=fresh,
     )
 
 
@@ -127,6 +129,9 @@ def run(
     memory: Memory = 2.0,
     executor: ExecutorName = Executor.LOCAL,
     limit: Limit = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure also what comes with the installation as a released record.")
+    ] = False,
 ) -> None:
     """Run what is missing of a suite and print its leaderboard.
 
@@ -146,6 +151,7 @@ def run(
         memory=memory,
         executor=executor,
         limit=limit,
+        fresh=fresh,
     )
     raise typer.Exit(results.run(options))
 

@@ -18,11 +18,12 @@ from benchmark import registry
 from benchmark.data import Dataset, load_dataset
 from benchmark.environment import environment
 from benchmark.errors import PluginError, UserError
-from benchmark.finding import Budget
+from benchmark.finding import Budget, Finding
 from benchmark.observe import observe
 from benchmark.record import Record
 from benchmark.scoring import assemble, score_finding
 from benchmark.seeds import Rng
+from benchmark.tensors import save_tensors
 from benchmark.victim import Victim, obtain_victim
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class RunContext:
         memory: Bytes an attack's tensors may take at once.
         perturbation: Standard deviation of noise added to every image; 1e-7 stands for another CPU's rounding, to
             measure what that moves. Such records and victims belong in a store and cache of their own.
+        images: Folder that keeps the reconstructions that were scored, a file a cell, or None to keep none.
     """
 
     suite: str
@@ -52,6 +54,7 @@ class RunContext:
     device: str = "cpu"
     memory: int = 2 * 1024**3
     perturbation: float = 0.0
+    images: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The context as JSON values."""
@@ -112,6 +115,9 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
         )
     for cell, victim, seen, finding in zip(group.cells, victims, observations, findings, strict=True):
         scores = score_finding(cell, victim, dataset, seen, finding)
+        # Before the record: a record that is stored has its images.
+        if context.images is not None and "reconstruct" in cell.goals:
+            _keep_images(Path(context.images), cell, finding, scores.convergence["checkpoint"])
         yield assemble(
             cell,
             victim,
@@ -124,6 +130,14 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
             run=_run_facts(cell, context, seconds / len(group.cells)),
         )
     progress(1.0)
+
+
+def images_file(folder: Path, key: str) -> Path:
+    """Where the reconstructions of the cell with this key are kept: tensor `reconstructions`, as the attack gave them.
+
+    They are [n, channels, height, width], of the checkpoint that was scored, in the order of the record's targets.
+    """
+    return folder / f"{key}.safetensors"
 
 
 def failed_record(cell: Cell, context: RunContext, reason: str, traceback: str | None) -> Record:
@@ -151,6 +165,11 @@ def _dataset(spec: str, root: str | None, perturbation: float) -> Dataset:
         for name, part in parts.items()
     }
     return replace(dataset, **moved)
+
+
+def _keep_images(folder: Path, cell: Cell, finding: Finding, checkpoint: int) -> None:
+    assert finding.reconstructions is not None  # scored by now
+    save_tensors(images_file(folder, cell.key()), {"reconstructions": finding.reconstructions[checkpoint]}, {})
 
 
 def _victim(spec: VictimSpec, context: RunContext, progress: Progress = lambda _: None) -> Victim:

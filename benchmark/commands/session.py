@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from benchmark.suite_format import Suite
 
 
+IMAGES = "reconstructions"
+
+
 @dataclass(frozen=True)
 class Options:
     """What the user asked for.
@@ -41,6 +44,7 @@ class Options:
         memory: GiB an attack's tensors may take at once.
         executor: `local` or `inline`.
         limit: Seconds a cell may take, or None for the suite's.
+        fresh: Measure what is released as well, instead of taking it over.
     """
 
     suite: str
@@ -54,6 +58,7 @@ class Options:
     memory: float = 2.0
     executor: ExecutorName = "local"
     limit: float | None = None
+    fresh: bool = False
 
 
 def planned(options: Options) -> tuple[Suite, Plan]:
@@ -74,12 +79,13 @@ def measured(options: Options, suite: Suite, made: Plan, store: Store) -> RunOut
     Raises:
         UserError: See `benchmark.run.run_plan`.
     """
-    return _run(options, suite, made, store, context_of(options, made, options.output / "victims"), released=None)
+    released: dict[str, Record] | None = {} if options.fresh else None
+    return _run(options, suite, made, store, context_of(options, made, options.output / "victims"), released)
 
 
 def measured_perturbed(options: Options, suite: Suite, made: Plan, folder: Path) -> list[Record]:
     """The same cells with every image moved by 1e-7, in a store of their own: what rounding may move."""
-    context = replace(context_of(options, made, folder / "victims"), perturbation=1e-7)
+    context = replace(context_of(options, made, folder / "victims"), perturbation=1e-7, images=None)
     with Store(folder / "store.sqlite") as store:
         _run(options, suite, made, store, context, released={})
         return records_of(made, store, {})
@@ -119,6 +125,7 @@ def context_of(options: Options, made: Plan, cache: Path) -> RunContext:
         data_root=None if options.data_root is None else str(options.data_root.expanduser().absolute()),
         device=str(chosen_device(options.device)),
         memory=int(options.memory * 1024**3),
+        images=str((options.output / IMAGES).absolute()),
     )
 
 
