@@ -11,17 +11,14 @@ OUTPUT ?= unsplit-bench-out
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test slow lint format types check clean
+.PHONY: help demo install test slow lint format types check gate clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
+# --fresh: measured here and now, although the results of this suite come with the project.
 demo: $(INSTALLED)  ## run the suite smoke-v1 and print its leaderboard
-	@$(BIN)/unsplit-bench run smoke-v1 --output $(OUTPUT); status=$$?; \
-	echo; \
-	echo "Records and pictures: $(abspath $(OUTPUT))"; \
-	echo "Tables: $(abspath $(OUTPUT))/smoke-v1/leaderboard.{md,csv,json,tex}"; \
-	exit $$status
+	$(BIN)/unsplit-bench run smoke-v1 --fresh --output $(OUTPUT)
 
 install: $(INSTALLED)  ## create .venv and install the project and its tools
 
@@ -42,7 +39,10 @@ format: $(INSTALLED)  ## bring the sources into format
 types: $(INSTALLED)  ## check types
 	$(BIN)/mypy
 
-check: lint types test slow  ## everything but the demo
+gate: $(INSTALLED)  ## measure smoke-v1 and compare it with its baseline
+	$(BIN)/unsplit-bench check smoke-v1 --fresh --baseline results/baselines/smoke-v1.json --output $(OUTPUT)
+
+check: lint types test slow gate  ## everything
 
 clean:  ## remove .venv, build products and caches; results stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

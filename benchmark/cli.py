@@ -78,6 +78,9 @@ ExecutorName = Annotated[Executor, typer.Option("--executor", help="Child proces
 Limit = Annotated[
     float | None, typer.Option("--limit", min=0.1, help="Seconds a cell may take.  [default: the suite's]")
 ]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Measure also what comes with the installation as a released record.")
+]
 Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help="md, csv, tex or json.")]
 
 DEFAULT_OUTPUT = Path("unsplit-bench-out")
@@ -129,9 +132,7 @@ def run(
     memory: Memory = 2.0,
     executor: ExecutorName = Executor.LOCAL,
     limit: Limit = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure also what comes with the installation as a released record.")
-    ] = False,
+    fresh: Fresh = False,
 ) -> None:
     """Run what is missing of a suite and print its leaderboard.
 
@@ -251,6 +252,7 @@ def check(
     workers: Workers = None,
     memory: Memory = 2.0,
     limit: Limit = None,
+    fresh: Fresh = False,
 ) -> None:
     """Run what is missing and compare with a baseline, cell by cell.
 
@@ -267,6 +269,7 @@ def check(
         workers=workers,
         memory=memory,
         limit=limit,
+        fresh=fresh,
     )
     raise typer.Exit(results.check(options, file))
 
