@@ -15,7 +15,7 @@ from benchmark.cell import RESULTS_VERSION, Plan
 from benchmark.errors import UserError
 from benchmark.record import SCHEMA, Record
 from benchmark.rows import GOALS, Slot, axes_text, configuration, slots
-from benchmark.standing import attack_score, number
+from benchmark.standing import attack_score, claimed, number
 
 Baseline = dict[str, Any]
 Tolerances = Mapping[str, Mapping[str, float]]
@@ -161,8 +161,8 @@ def _numbers(record: Record) -> dict[str, float | str]:
         scores[GOALS[goal]] = float(np.clip(score, 0.0, 1.0))
     for claim in record.privacy:
         metric = f"{EPSILON}{claim.get('view')}"
-        value = claim.get("epsilon")
-        stated: float | str = float(value) if is_number(value) else "invalid" if value is None else "inf"
+        value = claimed(claim)
+        stated: float | str = "invalid" if math.isnan(value) else "inf" if math.isinf(value) else value
         scores[metric] = max((stated, scores.get(metric, stated)), key=_weakness)
     return scores
 

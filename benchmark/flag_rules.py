@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmark.record import Record
 from benchmark.rows import RowKey, axes_text, configurations, includes, undefended
-from benchmark.standing import Standing, number
+from benchmark.standing import Standing, claimed, number
 
 INDICATIVE_UNDER = 3
 # Two attacks of one method differ by more than this before F1 speaks: five hundredths of the leakage scale, what
@@ -104,11 +104,12 @@ def epsilon_without_ground(standing: Standing, table: Table) -> str | None:
     for record in standing.row.records:
         for claim in record.privacy:
             value = claim.get("epsilon")
-            if value is None:
+            # An infinite epsilon promises nothing, so that it needs no ground.
+            if value is None or math.isinf(claimed(claim)):
                 continue
             delta = claim.get("delta")
             lacking = [name for name in ("unit", "adjacency", "accountant") if not claim.get(name)]
-            if not (isinstance(value, int | float) and value >= 0):
+            if math.isnan(claimed(claim)):
                 lacking.append("an epsilon of at least 0")
             if not (isinstance(delta, int | float) and 0 <= delta < 1):
                 lacking.append("a delta in [0, 1)")
@@ -120,11 +121,10 @@ def epsilon_without_ground(standing: Standing, table: Table) -> str | None:
 
 
 def not_established(standing: Standing, table: Table) -> str | None:
-    """No attack converged at every seed: the leakage is a lower bound."""
+    """The attack that leaks most did not converge at every seed: the leakage is a lower bound."""
     if standing.worst is None or standing.established:
         return None
-    best = max(score.converged for score in standing.scores.values())
-    return f"at most {best:.0%} of the cells of any one attack converged"
+    return f"{standing.scores[standing.worst].converged:.0%} of the cells of {standing.worst.title} converged"
 
 
 def planted(standing: Standing, table: Table) -> str | None:
@@ -165,11 +165,15 @@ def indicative(standing: Standing, table: Table) -> str | None:
 
 
 def below_control(standing: Standing, table: Table) -> str | None:
-    """The worst attack does worse than a control that attacks nothing."""
+    """The attack that leaks most does worse than a control that does without what leaks."""
     if standing.worst is None or standing.scores[standing.worst].score >= 0:
         return None
     score = standing.scores[standing.worst]
-    return f"{standing.worst.title} scores {score.mean:.3f}, the control {score.control} {score.control_mean:.3f}"
+    without = "the gradient" if standing.row.key.goal == "labels" else "the smashed data"
+    return (
+        f"{standing.worst.title} scores {score.mean:.3f}, the control {score.control} {score.control_mean:.3f} "
+        f"without {without}"
+    )
 
 
 def weaker_beats_stronger(standing: Standing, table: Table) -> str | None:

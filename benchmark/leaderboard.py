@@ -16,7 +16,7 @@ from benchmark.flags import Raised
 from benchmark.rank import judge
 from benchmark.record import Axes, Record
 from benchmark.rows import Slot, build_rows, slots
-from benchmark.standing import NAN, PRIVACY_VIEWS, Standing, epsilon, number
+from benchmark.standing import NAN, PRIVACY_VIEWS, Standing, claimed, epsilon, number
 
 # Names and order are what users' scripts rely on: later columns are only ever appended.
 COLUMNS = (
@@ -188,8 +188,9 @@ def _claims(found: Sequence[Slot]) -> list[dict[str, Any]]:
 
 
 def _strength(row: dict[str, Any]) -> tuple[float, float]:
-    value, delta = (math.inf if row[name] is None else float(row[name]) for name in ("epsilon", "delta"))
-    return value, delta
+    value = claimed(row)
+    # A claim that is not valid protects as little as an infinite one.
+    return math.inf if math.isnan(value) else value, math.inf if row["delta"] is None else float(row["delta"])
 
 
 def _image_rows(slot: Slot) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -89,8 +90,12 @@ class Standing:
 
     @property
     def established(self) -> bool:
-        """Whether at least one attack converged on every seed: without, leakage is only a lower bound."""
-        return any(score.converged == 1.0 for score in self.scores.values())
+        """Whether an attack that sets the worst score converged at every seed: else leakage is only a lower bound."""
+        if self.worst is None:
+            return False
+        # Of attacks that reach the same score, one that came to rest speaks for it.
+        worst = self.scores[self.worst].score
+        return any(score.score == worst and score.converged == 1.0 for score in self.scores.values())
 
     def worst_mean(self, metric: str) -> float:
         """Mean of a per-image metric over the worst attack's cells; NaN where it has none."""
@@ -219,17 +224,27 @@ def epsilon(records: Sequence[Record], view: str) -> Epsilon:
 
     Returns:
         The largest number claimed at any seed or by any of the defenses, "invalid" where one mechanism ran
-        without a valid number, "inf" where nothing is claimed, None where nothing was measured.
+        without a valid number, "inf" where nothing (or an infinite number) is claimed, None where nothing was measured.
     """
     if not records:
         return None
-    claims = [claim.get("epsilon") for record in records for claim in record.privacy if claim.get("view") == view]
+    claims = [claimed(claim) for record in records for claim in record.privacy if claim.get("view") == view]
     if not claims:
         return "inf"
-    numbers = [float(claim) for claim in claims if claim is not None]
-    if len(numbers) < len(claims) or any(math.isnan(value) for value in numbers):
+    if any(math.isnan(value) for value in claims):
         return "invalid"
-    return "inf" if math.isinf(max(numbers)) else max(numbers)
+    return "inf" if math.isinf(max(claims)) else max(claims)
+
+
+def claimed(claim: Mapping[str, Any]) -> float:
+    """The epsilon of a privacy statement in a record: infinite for the text "inf", NaN where it is not a valid number.
+
+    "inf" is what a record holds of a mechanism that ran without noise: JSON knows no infinity.
+    """
+    value = claim.get("epsilon")
+    if value == "inf":
+        return math.inf
+    return float(value) if isinstance(value, int | float) and value >= 0 else NAN
 
 
 def number(values: Mapping[str, float], key: str) -> float:

@@ -45,18 +45,30 @@ def test_an_incomplete_row_names_the_first_cell_and_why() -> None:
     )
 
 
-def test_a_row_without_one_converged_attack_is_not_established_and_unranked() -> None:
+def test_a_row_without_a_converged_attack_is_not_established_and_unranked() -> None:
     found = records(seeds(), convergence={"converged": False, "steps": 9})
     assert flags(found)["not_established"][0] == "fatal"
     assert flags(found)["not_converged"][0] == "caution"
     assert not ranked(found)
 
 
-def test_one_converged_attack_establishes_a_row() -> None:
-    found = records(seeds(attack="other"), convergence={"converged": False}) + records(seeds())
+def test_a_row_is_established_where_the_attack_that_leaks_most_converged() -> None:
+    found = records(seeds(attack="other"), ssim=0.4, convergence={"converged": False}) + records(seeds())
     assert "not_established" not in flags(found)
     assert flags(found)["not_converged"] == ("caution", "not converged at every seed: other:clone=joint")
     assert ranked(found)
+
+
+def test_a_weaker_attack_that_converged_does_not_establish_what_a_stronger_one_did_not() -> None:
+    unsettled = [record(c, convergence={"converged": c.victim.seed == 0}) for c in seeds()]
+    found = unsettled + records(seeds(attack="other"), ssim=0.2)
+    assert flags(found)["not_established"] == ("fatal", "33% of the cells of unsplit:clone=joint converged")
+    assert not ranked(found)
+
+
+def test_of_attacks_that_leak_the_same_one_that_converged_establishes_the_row() -> None:
+    found = records(seeds(), convergence={"converged": False}) + records(seeds(attack="other"))
+    assert "not_established" not in flags(found)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +101,8 @@ def test_a_network_no_better_than_its_commonest_class_is_unranked() -> None:
         ({"delta": None}, "a delta in [0, 1)"),
         ({"why_invalid": "the server is not covered"}, "the server is not covered"),
         ({"epsilon": float("nan")}, "an epsilon of at least 0"),
+        ({"epsilon": -1.0}, "an epsilon of at least 0"),
+        ({"epsilon": "small"}, "an epsilon of at least 0"),
     ],
 )
 def test_an_epsilon_without_ground_is_fatal(changes: dict[str, Any], lack: str) -> None:
@@ -96,6 +110,12 @@ def test_an_epsilon_without_ground_is_fatal(changes: dict[str, Any], lack: str) 
     severity, sentence = flags(found, "dp_sgd")["epsilon_without_ground"]
     assert severity == "fatal"
     assert lack in sentence
+
+
+@pytest.mark.parametrize("infinite", ["inf", float("inf")])
+def test_an_infinite_epsilon_promises_nothing_and_raises_no_flag(infinite: Any) -> None:
+    found = records(seeds("gaussian_noise"), privacy=[claim(infinite, accountant="", delta=None)])
+    assert flags(found, "gaussian_noise") == {}
 
 
 def test_an_epsilon_that_says_itself_that_it_is_invalid_is_only_labelled() -> None:
@@ -158,8 +178,20 @@ def test_another_method_with_more_knowledge_may_do_worse() -> None:
 
 def test_an_attack_below_its_control_is_pointed_out() -> None:
     found = records(seeds(), ssim=0.1)
-    assert flags(found)["leakage_below_control"][0] == "caution"
+    assert flags(found)["leakage_below_control"] == (
+        "caution",
+        "unsplit:clone=joint scores 0.100, the control train_mean 0.240 without the smashed data",
+    )
     assert ranked(found)
+
+
+def test_labels_that_the_control_without_gradient_infers_better_are_pointed_out() -> None:
+    found = records(seeds(**LABELS), labels=0.5, controls={"known_labels_no_gradient": {"accuracy": [0.8]}})
+    assert flags(found)["leakage_below_control"] == (
+        "caution",
+        "label_matching:observes=cut_gradient scores 0.500, the control known_labels_no_gradient 0.800 "
+        "without the gradient",
+    )
 
 
 def test_a_defense_that_met_fewer_attacks_than_the_others_is_pointed_out() -> None:

@@ -175,9 +175,12 @@ def test_another_version_of_the_code_is_what_is_judged() -> None:
         (1.0, None, "worse"),
         (None, 1.0, "better"),
         (None, None, "same"),
+        (1.0, "inf", "worse"),
+        ("inf", 1.0, "better"),
+        ("inf", "inf", "same"),
     ],
 )
-def test_a_weaker_claim_of_privacy_is_worse(before: float | None, now: float | None, mark: str) -> None:
+def test_a_weaker_claim_of_privacy_is_worse(before: float | str | None, now: float | str | None, mark: str) -> None:
     cells = seeds("dp_sgd", n=1)
     found = verdicts(records(cells, privacy=[claim(now)]), before=records(cells, privacy=[claim(before)]), cells=cells)
     assert marks(found) == [mark]

@@ -191,7 +191,7 @@ def test_a_defense_that_nothing_was_measured_of_claims_nothing() -> None:
     assert pd.isna(row["epsilon_weights"])
 
 
-def claim(epsilon: float | None, view: str = "weights", **changes: Any) -> dict[str, Any]:
+def claim(epsilon: float | str | None, view: str = "weights", **changes: Any) -> dict[str, Any]:
     stated = {"view": view, "epsilon": epsilon, "delta": 1e-5, "unit": "record", "adjacency": "add-remove"}
     return {**stated, "accountant": "opacus prv", "releases": 1, "why_invalid": None, **changes}
 
@@ -202,10 +202,12 @@ def test_epsilon_is_the_weakest_claim_of_its_view() -> None:
     assert (row["epsilon_weights"], row["epsilon_activations"]) == (2.5, "inf")
 
 
-def test_an_infinite_claim_at_one_seed_is_infinite() -> None:
-    found = [record(c, privacy=[claim(e)]) for c, e in zip(seeds("dp_sgd"), (1.0, float("inf"), 2.0), strict=True)]
+@pytest.mark.parametrize("infinite", ["inf", float("inf")])
+def test_an_infinite_claim_at_one_seed_is_infinite(infinite: Any) -> None:
+    found = [record(c, privacy=[claim(e)]) for c, e in zip(seeds("dp_sgd"), (1.0, infinite, 2.0), strict=True)]
     (row,) = rows(found)
     assert row["epsilon_weights"] == "inf"
+    assert list(leaderboard(found).claims["epsilon"]) == [infinite]
 
 
 def test_an_invalid_claim_is_no_number() -> None:
