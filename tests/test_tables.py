@@ -161,6 +161,36 @@ def test_print_says_where_leakage_is_only_a_lower_bound_and_csv_keeps_the_number
     assert "not_established" in row["flags"]
 
 
+MANY = "rounds=10,input_lr=0.005,clone=joint,restarts=8"
+
+
+def variants() -> Leaderboard:
+    weak = records(seeds(attack_params="rounds=10"), ssim=0.3)
+    return leaderboard(weak + records(seeds(attack_params=MANY), privacy=[claim(1.5)]))
+
+
+def test_print_shortens_attacks_and_lists_their_parameters_once() -> None:
+    text = render(variants(), "md")
+    assert text.count("| unsplit (clone=joint) |") == 2
+    assert text.count(MANY.replace(",", ", ")) == 1
+    assert "- unsplit: rounds=10\n" in text
+
+
+def test_files_keep_the_parameters_of_an_attack() -> None:
+    (row,) = csv.DictReader(io.StringIO(render(variants(), "csv")))
+    assert row["worst_attack"] == f"unsplit:{MANY}"
+    assert MANY in to_csv(variants().attacks)
+    assert json.loads(render(variants(), "json"))["rows"][0]["worst_attack"] == f"unsplit:{MANY}"
+
+
+def test_a_tiny_delta_is_not_printed_as_zero() -> None:
+    assert "| 1.500 | 1e-05 |" in render(variants(), "md")
+
+
+def test_bytes_are_printed_whole() -> None:
+    assert "| 9216 |" in render(variants(), "md")
+
+
 def test_markdown_explains_every_flag_it_shows() -> None:
     text = render(board(), "md")
     assert all(f"- {flag}: " in text for flag in set(board().notes["flag"]))

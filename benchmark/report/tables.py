@@ -1,8 +1,9 @@
 """The leaderboard as text: Markdown, CSV, LaTeX and JSON, the same to the byte from the same records.
 
 Names come from plug-ins, so every cell is escaped for the format it is written in. A gap is an empty field in CSV,
-null in JSON, and a dash elsewhere. Where no attack converged, the printed tables show leakage as a lower bound; CSV and
-JSON keep the number, and the flag `not_established` tells.
+null in JSON, and a dash elsewhere. Where the worst attack did not converge, the printed tables show leakage as a lower
+bound; CSV and JSON keep the number, and the flag `not_established` tells. Markdown and LaTeX shorten the names of
+attacks and list their parameters once; CSV and JSON have them whole.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pandas as pd
 from benchmark.errors import UserError
 from benchmark.flags import NOT_ESTABLISHED, meaning
 from benchmark.leaderboard import Leaderboard, on_front
+from benchmark.report.names import Variant, attack_names, full_name, legend
 
 GAP = "—"
 AT_LEAST = "≥"
@@ -109,16 +111,19 @@ def to_json(board: Leaderboard) -> str:
 def to_markdown(board: Leaderboard) -> str:
     """A readable page: one table for each goal, data set, model, topology, cut and threat model, then the attacks."""
     lines = [f"# Leaderboard of {_md(board.suite)}", ""]
+    names = attack_names(board.attacks)
     for goal, tables in by_goal(board):
         lines += [f"## {GOAL_TITLES[goal]}", ""]
         for title, frame in tables:
-            lines += [f"### {_md(title)}", "", *_md_table(printed(frame)), ""]
+            lines += [f"### {_md(title)}", "", *_md_table(printed(frame, names)), ""]
     if len(board.rows):
         lines += [_md(FRONT_NOTE), ""]
     if len(board.attacks):
-        lines += ["## Attacks", "", *_md_table(printed_attacks(board.attacks)), ""]
+        lines += ["## Attacks", "", *_md_table(printed_attacks(board.attacks, names)), ""]
+    if legend(names):
+        lines += ["### Parameters", "", *(f"- {_md(short)}: {_md(params)}" for short, params in legend(names)), ""]
     if len(board.claims):
-        lines += ["## Claims of differential privacy", "", *_md_table(board.claims.map(text)), ""]
+        lines += ["## Claims of differential privacy", "", *_md_table(printed_claims(board.claims)), ""]
     codes = _codes(board)
     if codes:
         lines += ["## Flags", "", *(f"- {_md(code)}: {_md(meaning(code))}" for code in codes), ""]
@@ -127,11 +132,15 @@ def to_markdown(board: Leaderboard) -> str:
 
 def to_latex(board: Leaderboard) -> str:
     """The tables of `to_markdown` without the attacks, for the LaTeX package booktabs."""
+    names = attack_names(board.attacks)
     parts = [
-        printed(frame).drop(columns=["flags"]).to_latex(index=False, escape=True, caption=_tex(f"{goal}: {title}"))
+        printed(frame, names)
+        .drop(columns=["flags"])
+        .to_latex(index=False, escape=True, caption=_tex(f"{goal}: {title}"))
         for goal, tables in by_goal(board)
         for title, frame in tables
     ]
+    parts += [f"\\noindent {_tex(short)}: {_tex(params)}\n" for short, params in legend(names)]
     return "\n".join(parts).replace(AT_LEAST, "$\\geq$").replace(GAP, "--")
 
 
@@ -148,13 +157,24 @@ def by_goal(board: Leaderboard) -> Iterator[tuple[str, list[tuple[str, pd.DataFr
             yield goal, tables
 
 
-def printed(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns of one table that a reader needs, as text; those without any value are left out."""
+def printed(
+    frame: pd.DataFrame, attacks: Mapping[Variant, str], defenses: Mapping[Variant, str] | None = None
+) -> pd.DataFrame:
+    """The columns of one table that a reader needs, as text; those without any value are left out.
+
+    Args:
+        frame: Rows of one table.
+        attacks: Short names of the attacks, as `benchmark.report.names.attack_names` gives them.
+        defenses: Short names of the defenses; without, they keep all parameters.
+    """
     goal = frame["goal"].iloc[0]
     hidden = {name for other, names in ONLY_FOR.items() if other != goal for name in names}
     shown = frame[[name for name in PRINTED if name not in hidden]].map(text)
     marks = (FRONT if front else "" for front in on_front(frame))
-    shown["defense"] = [_named(row) + mark for row, mark in zip(_dicts(frame), marks, strict=True)]
+    shown["defense"] = [_named(row, defenses) + mark for row, mark in zip(_dicts(frame), marks, strict=True)]
+    titles = {f"{name}:{params}" if params else name: short for (name, params), short in attacks.items()}
+    shown["worst_attack"] = [text(titles.get(title, title)) for title in frame["worst_attack"]]
+    shown["cost_bytes"] = [GAP if pd.isna(cost) else f"{cost:.0f}" for cost in frame["cost_bytes"]]
     shown["leakage"] = [leakage_text(row) for row in _dicts(frame)]
     shown["n_done"] = [f"{row['n_done']}/{row['n_planned']}" for row in _dicts(frame)]
     spared = ("white_box", *(f"epsilon_{view}" for view in ("activations", "weights", "labels")))
@@ -162,12 +182,12 @@ def printed(frame: pd.DataFrame) -> pd.DataFrame:
     return shown.drop(columns=empty).rename(columns=HEADERS)
 
 
-def printed_attacks(frame: pd.DataFrame) -> pd.DataFrame:
+def printed_attacks(frame: pd.DataFrame, attacks: Mapping[Variant, str]) -> pd.DataFrame:
     """The attacks (controls stand in a column beside each) with the columns that a reader needs, as text."""
     frame = frame[frame["role"] != "control"]
     shown = frame[list(ATTACKS_PRINTED)].map(text)
     shown["defense"] = [_named(row) for row in _dicts(frame)]
-    shown["attack"] = [_named(row, "attack", "attack_params") for row in _dicts(frame)]
+    shown["attack"] = [text(attacks[row["attack"], row["attack_params"]]) for row in _dicts(frame)]
     reached = frame["cut"].where(frame["cut"] == frame["cut_reached"], frame["cut"] + "->" + frame["cut_reached"])
     shown["cut"] = reached.map(text)
     shown["n_done"] = [f"{row['n_done']}/{row['n_planned']}" for row in _dicts(frame)]
@@ -175,8 +195,15 @@ def printed_attacks(frame: pd.DataFrame) -> pd.DataFrame:
     return shown.rename(columns=HEADERS)
 
 
+def printed_claims(frame: pd.DataFrame) -> pd.DataFrame:
+    """The claims of differential privacy as text; delta, which is tiny, with three significant digits: 1e-05."""
+    shown = frame.map(text)
+    shown["delta"] = [text(d if isinstance(d, str) or pd.isna(d) else f"{d:.3g}") for d in frame["delta"]]
+    return shown
+
+
 def leakage_text(row: Mapping[str, Any]) -> str:
-    """Leakage with its interval, as a lower bound where no attack converged, or a dash."""
+    """Leakage with its interval, as a lower bound where it is not established, or a dash."""
     if pd.isna(row["leakage"]):
         return GAP
     if NOT_ESTABLISHED in str(row["flags"]).split(", "):
@@ -193,9 +220,9 @@ def text(value: Any) -> str:
     return re.sub(r"[\x00-\x1f\x7f\u2028\u2029]+", " ", str(value)) or GAP
 
 
-def _named(row: Mapping[str, Any], name: str = "defense", params: str = "params") -> str:
-    extra = text(row[params])
-    return text(row[name]) + ("" if extra == GAP else f" ({extra})")
+def _named(row: Mapping[str, Any], names: Mapping[Variant, str] | None = None) -> str:
+    variant = (row["defense"], row["params"])
+    return text(full_name(*variant) if names is None else names[variant])
 
 
 def _title(table: Mapping[str, Any]) -> str:

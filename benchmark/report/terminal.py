@@ -9,6 +9,7 @@ from rich.text import Text
 
 from benchmark.gate import Verdict, exit_code
 from benchmark.leaderboard import Leaderboard
+from benchmark.report.names import attack_names
 from benchmark.report.tables import FRONT_NOTE, GOAL_TITLES, by_goal, printed
 
 SHOWN = {
@@ -49,7 +50,7 @@ def to_terminal(board: Leaderboard) -> Group:
                 shown.add_column(
                     header, justify="right" if number else "left", no_wrap=number or name == "leakage", overflow="fold"
                 )
-            for row in printed(frame).to_dict(orient="records"):
+            for row in printed(frame, attack_names(board.attacks)).to_dict(orient="records"):
                 shown.add_row(*(Text(str(row[name])) for name in SHOWN))
             parts.append(shown)
     if parts:
