@@ -6,19 +6,20 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.seeds import Rng
-from defenses.base import Defense, Phase, Side
+from defenses.base import Defense, Phase
 
 
 class ActivationDropout(Defense):
     """Sets each unit of the smashed data to zero with probability `rate`, without rescaling the others.
 
-    He, Zhang and Lee (2020), "Attacking and Protecting Data Privacy in Edge-Cloud Collaborative Inference Systems", eq. 6;
+    He, Zhang and Lee (2020), "Attacking and Protecting Data Privacy in Edge-Cloud Collaborative Inference
+    Systems", eq. 6;
     there at inference only, here in training too, so that the network learns to live with it.
     """
 
     name = "activation_dropout"
     version = 1
-    side: Side = "activations"
+    side = "activations"
 
     rate: float = Field(0.6, ge=0, lt=1, description="share of the units that is dropped")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 import benchmark
 from benchmark.leaderboard import COLUMNS
 from benchmark.seeds import Rng
-from defenses.base import Defense, Phase, Side
+from defenses.base import Defense, Phase
 
 SUITE = """\
 name: little
@@ -29,7 +29,7 @@ class Halved(Defense):
     """Halves the smashed data, which hides nothing. Own work."""
 
     name = "halved"
-    side: Side = "activations"
+    side = "activations"
 
     def protect_activations(self, z: Tensor, rng: Rng, phase: Phase) -> Tensor:
         return z / 2

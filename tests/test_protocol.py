@@ -13,7 +13,7 @@ from benchmark.models import Split, mnist_net, network, split
 from benchmark.protection import Protection
 from benchmark.protocol import Message, Step, Training, Wire, batches, split_step
 from benchmark.seeds import Rng
-from defenses.base import Defense, Phase, Side
+from defenses.base import Defense, Phase
 
 CUTS = ("conv1", "pool1", "pool2", "fc1")
 
@@ -132,7 +132,7 @@ def test_poisson_batches_draw_each_record_at_the_sampling_rate() -> None:
 
 class Misbehaving(Defense):
     name = "misbehaving"
-    side: Side = "activations"
+    side = "activations"
     how: str = "shape"
 
     def protect_activations(self, z: Tensor, rng: Rng, phase: Phase) -> Tensor:
@@ -164,7 +164,7 @@ def test_a_defense_that_breaks_its_contract_is_named_in_one_sentence(digits: Dat
 
 class Attached(Defense):
     name = "attached"
-    side: Side = "labels"
+    side = "labels"
 
     def protect_gradients(self, g: Tensor, y: Tensor, rng: Rng) -> Tensor:
         return g * torch.ones(1, requires_grad=True)
