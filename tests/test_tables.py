@@ -13,11 +13,12 @@ import pytest
 from rich.console import Console
 
 from benchmark.errors import UserError
+from benchmark.flags import FLAGS
 from benchmark.gate import compare, make_baseline
 from benchmark.leaderboard import COLUMNS, Leaderboard, images_frame, leaderboard
 from benchmark.record import Record
 from benchmark.report.tables import FORMATS, GAP, render, to_csv, to_parquet, write
-from benchmark.report.terminal import to_terminal, to_verdicts
+from benchmark.report.terminal import LETTERS, to_terminal, to_verdicts
 from tests.record_factory import plan, record, records
 from tests.test_leaderboard import DECODER, KNOWN, LABELS, claim, seeds
 
@@ -155,7 +156,7 @@ def test_a_gap_is_a_dash_in_print() -> None:
 
 def test_print_says_where_leakage_is_only_a_lower_bound_and_csv_keeps_the_number() -> None:
     assert "≥ 0.539, not established" in render(unestablished(), "md")
-    assert "≥ 0.539, not established" in shown(unestablished())
+    assert "≥ 0.539 lower bound" in shown(unestablished())
     (row,) = csv.DictReader(io.StringIO(render(unestablished(), "csv")))
     assert (row["leakage"], row["rank"]) == ("0.5395", "")
     assert "not_established" in row["flags"]
@@ -201,6 +202,46 @@ def test_the_terminal_shows_whole_numbers_on_120_columns() -> None:
     assert max(map(len, text.splitlines())) <= 120
     assert "0.539 [0." in text
     assert "incomplete" in text
+
+
+LONG = (
+    *records(seeds("clipped_gaussian_noise", "clip=5.0,sigma=0.5", attack_params=MANY), ssim=0.3),
+    *records(seeds("gaussian_noise", attack_params="rounds=10"), ssim=0.3),
+    *records(seeds("gaussian_noise", attack_params=MANY), ssim=0.5),
+    *records(seeds("gaussian_noise", "relative=2.0", attack_params=MANY), ssim=0.4),
+)
+
+
+def test_the_terminal_folds_no_row_on_120_columns() -> None:
+    text = shown(leaderboard(LONG))
+    assert len([line for line in text.splitlines() if "unsplit (clone=joint)  3/3" in line]) == 2
+    assert [line.split()[2] for line in text.splitlines() if "pool1 " in line] == [
+        "clipped_gaussian_noise",
+        "gaussian_noise",
+        "gaussian_noise",
+    ]
+    assert "clipped_gaussian_noise: clip=5.0, sigma=0.5" in text
+
+
+def test_a_narrow_terminal_leaves_out_columns_before_it_folds_names() -> None:
+    text = shown(leaderboard(LONG), width=88)
+    assert max(map(len, text.splitlines())) <= 88
+    assert "gaussian_noise (relative=2.0) " in text
+    assert "utility  drop" not in text
+    assert "drop" in text
+
+
+def test_the_terminal_says_what_every_letter_of_a_flag_stands_for() -> None:
+    text = shown(leaderboard(records(seeds(n=2), flags=["odd"], convergence={"converged": False})))
+    assert " Eci odd\n" in text
+    assert "E not_established: The attack that leaks most did not converge" in text
+    assert "\nodd: Raised while" in text
+
+
+def test_every_flag_has_a_letter_of_its_own_and_a_capital_where_it_unranks() -> None:
+    assert set(LETTERS) == {flag.code for flag in FLAGS}
+    assert len(set(LETTERS.values())) == len(FLAGS)
+    assert all(LETTERS[flag.code].isupper() == (flag.severity == "fatal") for flag in FLAGS)
 
 
 def test_the_terminal_reads_no_name_as_markup() -> None:

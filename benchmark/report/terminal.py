@@ -1,16 +1,20 @@
-"""The leaderboard on a terminal: the columns that matter, fitted to a narrow width."""
+"""The leaderboard and the gate's verdicts on a terminal: the columns that matter, fitted to its width."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import pandas as pd
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from benchmark.flags import meaning
 from benchmark.gate import Verdict, exit_code
 from benchmark.leaderboard import Leaderboard
-from benchmark.report.names import attack_names
-from benchmark.report.tables import FRONT_NOTE, GOAL_TITLES, by_goal, printed
+from benchmark.report.names import attack_names, defense_names, legend
+from benchmark.report.tables import FRONT_NOTE, GOAL_TITLES, by_goal, printed, text
 
 SHOWN = {
     "rank": "#",
@@ -25,6 +29,31 @@ SHOWN = {
     "flags": "flags",
 }
 NUMBERS = ("rank", "tier", "utility", "drop", "done")
+FOLDED = ("defense", "worst_attack", "flags")
+# What a narrow terminal can do without, the least first: the tier follows from the drop, `incomplete` tells what is
+# not done.
+SPARED = ("cut", "tier", "utility", "done")
+# Capitals leave a row unranked.
+LETTERS = {
+    "incomplete": "I",
+    "constant_or_nan": "N",
+    "no_room": "R",
+    "no_control": "K",
+    "utility_at_majority": "U",
+    "epsilon_without_ground": "G",
+    "not_established": "E",
+    "planted_client_failed": "P",
+    "reused_noise": "Z",
+    "randomised_output": "r",
+    "not_converged": "c",
+    "indicative": "i",
+    "leakage_below_control": "b",
+    "weaker_beats_stronger": "w",
+    "fewer_attacks": "f",
+    "interval_wider_than_gap": "g",
+    "epsilon_invalid": "e",
+    "inactive": "n",
+}
 MARKS = {
     "better": "green",
     "fixed": "green",
@@ -35,27 +64,77 @@ MARKS = {
 }
 
 
-def to_terminal(board: Leaderboard) -> Group:
-    """One table for every place where ranks start anew, by goal; print it with a `rich.console.Console`."""
-    parts: list[Table | Text] = []
-    for goal, tables in by_goal(board):
-        parts.append(Text(GOAL_TITLES[goal], style="bold"))
-        for title, frame in tables:
-            shown = Table(
-                title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+@dataclass(frozen=True)
+class FittedTable:
+    """A table that leaves out columns, then folds names, until it fits the console.
+
+    Attributes:
+        cells: Texts by column, as in `SHOWN`.
+    """
+
+    cells: pd.DataFrame
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table with as many columns as fit; a column that tells the rows apart stays longest."""
+        spared: list[str] = []
+        shown = self._with_columns(spared)
+        for name in self._order():
+            if console.measure(shown, options=options.update(max_width=10_000)).maximum <= options.max_width:
+                break
+            spared.append(name)
+            shown = self._with_columns(spared)
+        yield shown
+
+    def _order(self) -> list[str]:
+        # The cut asked for stands in the title.
+        moved = self.cells["cut"].str.contains("->", regex=False).any()
+        return [name for name in SPARED if name != "cut" or not moved]
+
+    def _with_columns(self, spared: list[str]) -> Table:
+        names = [name for name in SHOWN if name not in spared]
+        shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+        for name in names:
+            # Numbers must stay whole on a narrow terminal; names may fold.
+            shown.add_column(
+                SHOWN[name],
+                justify="right" if name in NUMBERS else "left",
+                no_wrap=name not in FOLDED,
+                overflow="fold",
             )
-            for name, header in SHOWN.items():
-                # Numbers must stay whole on a narrow terminal; names and flags may fold.
-                number = name in NUMBERS
-                shown.add_column(
-                    header, justify="right" if number else "left", no_wrap=number or name == "leakage", overflow="fold"
-                )
-            for row in printed(frame, attack_names(board.attacks)).to_dict(orient="records"):
-                shown.add_row(*(Text(str(row[name])) for name in SHOWN))
-            parts.append(shown)
-    if parts:
-        parts.append(Text(FRONT_NOTE, style="dim"))
-    return Group(*parts or [Text("No rows: nothing was planned and nothing was run.")])
+        for row in self.cells[names].itertuples(index=False):
+            shown.add_row(*(Text(str(cell)) for cell in row))
+        return shown
+
+
+def to_terminal(board: Leaderboard) -> Group:
+    """One table for every place where ranks start anew, by goal; print it with a `rich.console.Console`.
+
+    Names and flags are shortened; a legend below says what they stand for.
+    """
+    attacks, defenses = attack_names(board.attacks), defense_names(board.rows)
+    parts: list[FittedTable | Text] = []
+    for goal, tables in by_goal(board):
+        parts.append(Text(GOAL_TITLES[goal] + "\n", style="bold"))
+        for title, frame in tables:
+            cells = printed(frame, attacks, defenses)
+            cells["leakage"] = cells["leakage"].str.replace(", not established", " lower bound")
+            cells["flags"] = [flag_letters(str(codes)) for codes in frame["flags"]]
+            parts += [Text(title, style="italic"), FittedTable(cells), Text()]
+    if not parts:
+        return Group(Text("No rows: nothing was planned and nothing was run."))
+    lines = [FRONT_NOTE, *(f"{short}: {params}" for short, params in legend(attacks) + legend(defenses))]
+    lines += [
+        f"{LETTERS[code] + ' ' if code in LETTERS else ''}{code}: {meaning(code)}"
+        for code in sorted(set(board.notes["flag"]))
+    ]
+    return Group(*parts, *(Text(text(line), style="dim") for line in lines))
+
+
+def flag_letters(codes: str) -> str:
+    """Flags as the leaderboard lists them (`a, b`), each as its letter, then those without one whole."""
+    listed = codes.split(", ")
+    known = "".join(LETTERS.get(code, "") for code in listed)
+    return text(" ".join([known, *(code for code in listed if code not in LETTERS)]).strip())
 
 
 def to_verdicts(verdicts: list[Verdict]) -> Group:
