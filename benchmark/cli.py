@@ -208,6 +208,21 @@ def export(
 
 
 @app.command()
+def pictures(
+    suite: SuiteName,
+    file: Annotated[Path, typer.Option("-o", metavar="FILE", help="The PNG file to write.")],
+    attack: Annotated[str | None, typer.Option("--attack", metavar="NAME", help="Only this attack's.")] = None,
+    cut: Annotated[str | None, typer.Option("--cut", metavar="CUT", help="Only those at this cut.")] = None,
+    output: Output = DEFAULT_OUTPUT,
+    data_root: DataRoot = None,
+) -> None:
+    """Draw the private images and, under them, what each attack made of them."""
+    from benchmark.commands.pictures import write_pictures
+
+    raise typer.Exit(write_pictures(_options(suite, output=output, data_root=data_root), file, attack, cut))
+
+
+@app.command()
 def baseline(
     suite: SuiteName,
     file: Annotated[Path, typer.Option("-o", metavar="FILE", help="The baseline to write.")],
