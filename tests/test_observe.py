@@ -83,7 +83,7 @@ def test_known_labels_are_never_those_of_targets(seen_by: Callable[..., Observat
 def test_weight_gradients_are_there_only_in_training(seen_by: Callable[..., Observation]) -> None:
     training = seen_by(Knowledge.WEIGHT_GRADIENTS, phase="training", views=1, targets=TargetRule("per_class", 2))
     assert training.view.weight_gradients["fc3.weight"].shape == (1, 20, 10, 84)
-    with pytest.raises(NotGranted, match="holds no 'weight gradients'.*inference phase"):
+    with pytest.raises(NotGranted, match=r"holds no 'weight gradients'.*inference phase"):
         _ = seen_by(Knowledge.WEIGHT_GRADIENTS).view.weight_gradients
 
 
