@@ -15,6 +15,7 @@ from benchmark.gate import Verdict, exit_code
 from benchmark.leaderboard import Leaderboard
 from benchmark.report.names import attack_names, defense_names, legend
 from benchmark.report.tables import FRONT_NOTE, GOAL_TITLES, by_goal, printed, text
+from benchmark.report.verdicts import short_cells
 
 SHOWN = {
     "rank": "#",
@@ -138,16 +139,20 @@ def flag_letters(codes: str) -> str:
 
 
 def to_verdicts(verdicts: list[Verdict]) -> Group:
-    """One line a cell with its mark, and a last one that counts them."""
+    """One line a cell with its mark, then what all cells share, the attacks' parameters, and the counts."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shown.add_column("mark", no_wrap=True)
     shown.add_column("cell", overflow="fold")
     shown.add_column("why", overflow="fold")
-    for verdict in verdicts:
-        shown.add_row(Text(verdict.mark, style=MARKS[verdict.mark]), Text(verdict.cell), Text(verdict.sentence))
+    cells, shared, names = short_cells([verdict.cell for verdict in verdicts])
+    for verdict, cell in zip(verdicts, cells, strict=True):
+        shown.add_row(Text(verdict.mark, style=MARKS[verdict.mark]), Text(text(cell)), Text(verdict.sentence))
+    notes = [f"all cells: {shared}"] if shared else []
+    notes += [f"{short}: {params}" for short, params in legend(names)]
     counts = {mark: sum(verdict.mark == mark for verdict in verdicts) for mark in MARKS}
     told = ", ".join(f"{count} {mark}" for mark, count in counts.items() if count) or "no cells"
-    return Group(shown, Text(f"{told}; exit code {exit_code(verdicts)}"))
+    lines = [Text(text(note), style="dim") for note in notes]
+    return Group(shown, *lines, Text(f"{told}; exit code {exit_code(verdicts)}"))
 
 
 def print_leaderboard(board: Leaderboard, console: Console | None = None) -> None:
