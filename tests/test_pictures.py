@@ -155,7 +155,7 @@ def test_colour_is_drawn_in_colour(rows: list[Reconstructed]) -> None:
 def test_a_label_says_which_cell_and_how_much_it_leaked(rows: list[Reconstructed]) -> None:
     record = next(row.record for row in rows if row.record.axes.attack == "unsplit")
     assert label(record).split("\n") == [
-        "none",
+        "no defense",
         f"{record.axes.cut}, victim seed 0",
         "unsplit, attack seed 0",
         "rounds=1, input_steps=4,",

@@ -100,7 +100,7 @@ def label(record: Record) -> str:
     axes = record.axes
     cut = axes.cut if axes.cut == axes.cut_reached else f"{axes.cut} → {axes.cut_reached}"
     lines = [
-        *_wrapped(f"{axes.defense} {_spaced(axes.params)}"),
+        *_wrapped("no defense" if axes.defense == "none" else f"{axes.defense} {_spaced(axes.params)}"),
         *_wrapped(f"{cut}, victim seed {axes.seed}{', in training' if axes.phase == 'training' else ''}", at_most=1),
         *_wrapped(f"{axes.attack}, attack seed {axes.attack_seed}", at_most=1),
         *_wrapped(_spaced(axes.attack_params)),
