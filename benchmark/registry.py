@@ -158,7 +158,7 @@ def _loaded(origin: Origin) -> _Loaded:
 def _loaded_module(origin: Origin) -> _Loaded:
     try:
         module = importlib.import_module(origin.module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _import_failure(origin, error) from error
     thing = _the_plugin(origin, module)
     file = Path(inspect.getfile(thing))
@@ -175,7 +175,7 @@ def _loaded_file(origin: Origin) -> _Loaded:
     digest = code_digest(origin.file, origin.object)
     try:
         module = import_file(origin.file, digest)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _import_failure(origin, error) from error
     thing = _the_plugin(origin, module)
     name = origin.object or thing.__name__
@@ -217,7 +217,7 @@ def _is_plugin(kind: Kind, thing: object) -> bool:
     return isinstance(thing, type) and issubclass(thing, base) and thing is not base
 
 
-def _import_failure(origin: Origin, error: Exception) -> PluginError:
+def _import_failure(origin: Origin, error: BaseException) -> PluginError:
     last = traceback.extract_tb(error.__traceback__)[-1]
     at = f"{last.filename}, line {last.lineno}"
     message = " ".join(str(error).split())

@@ -159,6 +159,7 @@ def test_parameters_that_do_not_exist_are_refused(plugin: Path) -> None:
     [
         (None, "Scaled", "there is no file"),
         ("import nothing_of_that_name\n", "Scaled", "cannot be imported: ModuleNotFoundError.*line 1"),
+        ("raise SystemExit(0)\n", "Scaled", "cannot be imported: SystemExit: 0 .*line 1"),
         ("def (\n", "Scaled", "line 1: not valid Python"),
         ("x = 1\n", "Scaled", "defines no 'Scaled'"),
         ("class Scaled: pass\n", "Scaled", "derive it from Defense"),
