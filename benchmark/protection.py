@@ -91,7 +91,7 @@ class Protection:
         """Images to feed to the head."""
         for index, defense in enumerate(self.defenses):
             after = defense.protect_inputs(x, self._stream(index, f"inputs {phase}"), phase)
-            _check(defense, "protect_inputs", x, after)
+            _check(defense, "protect_inputs", x, after, gradient=phase == "training")
             x = after
         return x
 
@@ -99,7 +99,12 @@ class Protection:
         """Smashed data as they leave the client."""
         for index, defense in enumerate(self.defenses):
             after = defense.protect_activations(z, self._stream(index, f"activations {phase}"), phase)
-            _check(defense, "protect_activations", z, after)
+            _check(defense, "protect_activations", z, after, gradient=phase == "training")
+            if z.requires_grad and not after.requires_grad:
+                raise PluginError(
+                    f"defense {defense.name}: protect_activations returned a tensor that cuts the gradient off "
+                    "(detach, no_grad), so that the head cannot be trained; use z + (result - z).detach()"
+                )
             z = after
         return z
 
@@ -139,7 +144,7 @@ def _check(defense: Defense, hook: str, before: Tensor, after: object, *, gradie
         raise PluginError(f"{where} a tensor on {after.device}, the input is on {before.device}; keep the device")
     if after.dtype != before.dtype:
         raise PluginError(f"{where} type {after.dtype} for type {before.dtype}; keep the type")
-    if not gradient and after.requires_grad:
+    if not gradient and after.requires_grad and not before.requires_grad:
         raise PluginError(f"{where} a tensor that carries a gradient; detach it")
     if after.is_floating_point() and not torch.isfinite(after).all():
         cause = "from finite values" if torch.isfinite(before).all() else "because its input was not finite either"

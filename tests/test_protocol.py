@@ -142,6 +142,7 @@ class Misbehaving(Defense):
             "type": z.double(),
             "device": z.to("meta"),
             "nothing": None,
+            "detached": z.detach(),
         }
         return wrong[self.how]  # type: ignore[return-value]
 
@@ -154,6 +155,7 @@ class Misbehaving(Defense):
         ("type", "keep the type"),
         ("device", "keep the device"),
         ("nothing", "return a tensor of shape"),
+        ("detached", "cuts the gradient off"),
     ],
 )
 def test_a_defense_that_breaks_its_contract_is_named_in_one_sentence(digits: Dataset, how: str, sentence: str) -> None:
@@ -174,3 +176,28 @@ def test_a_cut_gradient_that_carries_a_gradient_is_refused(digits: Dataset) -> N
     protection = Protection([Attached()], Rng("noise"))
     with pytest.raises(PluginError, match="carries a gradient; detach it"):
         split_step(training_of(split(fresh(), "pool1", "fc3")), protection, batch(digits), Wire())
+
+
+class Trained(Defense):
+    name = "trained"
+    side = "activations"
+
+    def protect_activations(self, z: Tensor, rng: Rng, phase: Phase) -> Tensor:
+        with torch.enable_grad():
+            return z * torch.ones(1, requires_grad=True)
+
+
+def test_smashed_data_of_inference_that_carry_a_gradient_are_refused() -> None:
+    protection = Protection([Trained()], Rng("noise"))
+    with torch.no_grad(), pytest.raises(PluginError, match=r"protect_activations returned .* carries a gradient"):
+        protection.activations(torch.ones(2, 3), "inference")
+
+
+def test_smashed_data_of_training_may_depend_on_what_a_defense_learns() -> None:
+    protection = Protection([Trained()], Rng("noise"))
+    assert protection.activations(torch.ones(2, 3), "training").requires_grad
+
+
+def test_an_attack_may_differentiate_through_a_defense() -> None:
+    z = torch.ones(2, 3, requires_grad=True)
+    assert Protection([Trained()], Rng("noise")).activations(z, "inference").requires_grad
