@@ -32,6 +32,10 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As the safe loader's, but whole at once: what an alias puts inside itself is refused."""
+        return super().construct_object(node, deep=True)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """As the safe loader's, refusing a key given twice."""
         seen: dict[object, int] = {}
@@ -67,5 +71,7 @@ def load_yaml(text: str, source: str) -> Any:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{source}{line}: {error.problem or error.context}; correct the YAML") from None
+    except RecursionError:
+        raise UserError(f"{source}: lists or mappings stand too deep in one another; correct the YAML") from None
     except yaml.YAMLError as error:
         raise UserError(f"{source}: {' '.join(str(error).split())}; correct the YAML") from None

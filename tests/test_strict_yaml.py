@@ -44,3 +44,18 @@ def test_broken_yaml_names_source_and_line() -> None:
 def test_tags_that_build_objects_are_refused() -> None:
     with pytest.raises(UserError, match="line 1"):
         load_yaml("!!python/object/apply:os.getcwd []", "here")
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "a: &a {b: *a}", "&a [[*a]]"])
+def test_what_holds_itself_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="here, line 1: found unconstructable recursive node"):
+        load_yaml(text, "here")
+
+
+def test_an_alias_repeats_what_its_anchor_names() -> None:
+    assert load_yaml("a: &one {x: [1]}\nb: *one", "here") == {"a": {"x": [1]}, "b": {"x": [1]}}
+
+
+def test_lists_too_deep_to_read_are_refused() -> None:
+    with pytest.raises(UserError, match="here: lists or mappings stand too deep in one another"):
+        load_yaml("[" * 3000 + "]" * 3000, "here")
