@@ -58,7 +58,10 @@ def parse_spec(text: str) -> Spec:
     for pair in _divided(match["parameters"], ",", text):
         key, equals, value = (part.strip() for part in pair.partition("="))
         if not equals or not _KEY.fullmatch(key):
-            raise UserError(f"{text!r}: {pair.strip()!r} is not key=value; write {target}:key=value,key=value")
+            raise UserError(
+                f"{text!r}: {pair.strip()!r} is not key=value; write {target}:key=value,key=value"
+                f"{'' if target.endswith('.py') else ' or, for a class in a file, path.py:Class'}"
+            )
         if not value:
             raise UserError(f'{text!r}: parameter {key!r} has no value; write {key}=value, or {key}="" for empty text')
         if key in parameters:

@@ -175,6 +175,10 @@ def _problem(item: Any) -> str:
     if item["type"] == "missing":
         key = str(item["loc"][-1])
         return f": is missing; write it there{' or at the top' if key in _SHARED.values() else ''}"
+    if item["type"] == "too_short":
+        return ": is an empty list; write at least one item"
+    if item["type"] in ("model_type", "model_attributes_type"):
+        return f": should be a mapping, key: value, not {item['input']!r}"
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("valid tuple", "list")
     if item["type"] != "value_error":
         return f": {message}, not {item['input']!r}"
