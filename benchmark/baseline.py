@@ -125,6 +125,8 @@ def read_baseline(path: Path) -> Baseline:
     for text, entry in value["cells"].items():
         if not isinstance(entry, dict) or not {"status", "targets", "n", "scores", "tolerance"} <= set(entry):
             raise UserError(f"{path}: cell {text!r} is not an entry of a baseline; {remedy}")
+        if not isinstance(entry["scores"], dict) or not isinstance(entry["tolerance"], dict):
+            raise UserError(f"{path}: cell {text!r}: scores and tolerance must be mappings; {remedy}")
     baseline: Baseline = value
     return baseline
 

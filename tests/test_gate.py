@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmark.baseline import FORMAT
 from benchmark.cell import Cell
 from benchmark.errors import UserError
 from benchmark.gate import Verdict, compare, exit_code, make_baseline, measure_tolerance, read_baseline, write_baseline
@@ -268,3 +269,12 @@ def test_a_tolerance_beyond_every_number_does_not_let_a_regression_pass(tmp_path
     found = compare(read_baseline(path), records(seeds(), utility=0.2), plan(seeds()))
     assert marks(found) == ["not comparable"] * 3
     assert exit_code(found) == 2
+
+
+@pytest.mark.parametrize("key", ["scores", "tolerance"])
+def test_a_cell_whose_numbers_are_no_mapping_is_refused(key: str, tmp_path: Path) -> None:
+    entry = {"status": "done", "targets": None, "n": 0, "scores": {}, "tolerance": {}, key: "0.1"}
+    text = {"format": FORMAT, "suite": "s", "suite_digest": "d", "versions": {}, "cells": {"a": entry}}
+    (tmp_path / "b.json").write_text(json.dumps(text))
+    with pytest.raises(UserError, match=r"b\.json: cell 'a': scores and tolerance must be mappings"):
+        read_baseline(tmp_path / "b.json")
