@@ -163,6 +163,9 @@ def test_a_cell_that_cannot_be_measured_ends_with_2(
     said = capsys.readouterr().err
     assert "2 of 3 cells done" in said
     assert re.search(r"halved at pool2, seed 0, unsplit: .*no", said)
+    # Another defense's run tells of its own failures, not of those before.
+    assert called("run", "tiny.yaml", "--executor", "inline", "--defense", "mine.py:Halved:by=3") == 2
+    assert capsys.readouterr().err.count("halved at pool2, seed 0, unsplit: ") == 1
 
 
 @pytest.mark.parametrize(

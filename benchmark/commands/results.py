@@ -35,7 +35,9 @@ def run(options: Options) -> int:
     paths = write(board, folder)
     # A file or a pipe has no width of its own: let no column fold there.
     print_leaderboard(board, Console() if sys.stdout.isatty() else Console(width=160))
-    _say_outcome(outcome, [record for record in records if record.status == "failed"], options.output)
+    asked = {cell.key() for cell in made.cells}
+    failed = [record for record in records if record.status == "failed" and record.key in asked]
+    _say_outcome(outcome, failed, options.output)
     _say(f"Tables: {folder} ({', '.join(path.name for path in paths)}); records: {store.path}")
     return 0 if outcome.complete else 2
 
