@@ -169,6 +169,10 @@ class Store:
             return self._select("suite = ? ORDER BY key, suite_digest", [suite])
         return self._select("suite = ? AND suite_digest = ? ORDER BY key", [suite, suite_digest])
 
+    def oldest_first(self, suite: str, suite_digest: str) -> list[Record]:
+        """All records filed under this very file of a suite, in the order they were written."""
+        return self._select("suite = ? AND suite_digest = ? ORDER BY written, key", [suite, suite_digest])
+
     def failed(self, suite: str, suite_digest: str | None = None) -> list[Record]:
         """Records of cells that could not be measured, by key."""
         return [record for record in self.records(suite, suite_digest) if record.status == "failed"]

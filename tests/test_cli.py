@@ -97,6 +97,18 @@ def test_a_defense_of_the_users_own_joins_without_rerunning_the_others(
     assert "halved" in capsys.readouterr().out
 
 
+def test_of_an_edited_defense_the_last_code_that_ran_is_shown(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = there / "edited.py"
+    for factor in ("0.5", "0.25"):
+        file.write_text(
+            (there / "mine.py").read_text().replace("halved", "edited").replace("z / self.by", f"z * {factor}")
+        )
+        assert called("run", "tiny.yaml", "--executor", "inline", "--defense", "./edited.py:Halved:by=3") == 0
+    capsys.readouterr()
+    assert called("leaderboard", "tiny.yaml", "--format", "csv") == 0
+    assert capsys.readouterr().out.count(",inputs,edited,") == 1
+
+
 @pytest.mark.parametrize("form", ["md", "csv", "tex", "json"])
 def test_the_leaderboard_is_the_same_to_the_byte(form: str, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from benchmark import registry
 from benchmark.commands.progress import Display
 from benchmark.plan import plan
+from benchmark.rows import axes_text
 from benchmark.run import ExecutorName, Limits, RunOutcome, records_of, run_plan
 from benchmark.runner import RunContext, chosen_device
 from benchmark.spec import parse_composed
@@ -150,7 +151,15 @@ def opened_store(output: Path, *, write: bool = True) -> Iterator[Store]:
 
 
 def known_records(made: Plan, store: Store) -> list[Record]:
-    """The plan's records, and those of defenses and attacks from outside that were run for the same suite before."""
+    """The plan's records, and those of defenses and attacks from outside that were run for the same suite before.
+
+    Of a plug-in whose code has changed since, only what was written last stands for it.
+    """
     found = records_of(made, store)
     keys = {record.key for record in found}
-    return found + [r for r in store.records(made.suite, made.suite_digest) if r.key not in keys]
+    further = {
+        axes_text(record.axes): record
+        for record in store.oldest_first(made.suite, made.suite_digest)
+        if record.key not in keys
+    }
+    return found + list(further.values())
