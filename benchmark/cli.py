@@ -342,7 +342,8 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         from rich.console import Console
 
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sentence = " ".join(str(error).split())
+        Console(stderr=True).print(f"error: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
     except BrokenPipeError:
         # Whoever read our output has gone: nobody is left to tell.

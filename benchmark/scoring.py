@@ -153,8 +153,8 @@ def _demanded(cell: Cell, what: str, tensor: Tensor | None, shape: Sequence[int 
     if tensor is None:
         raise PluginError(f"{where} is missing, but a goal that needs it is declared")
     if len(tensor.shape) != len(shape) or any(w not in (None, g) for w, g in zip(shape, tensor.shape, strict=True)):
-        wanted = tuple("any" if size is None else size for size in shape)
-        raise PluginError(f"{where} has shape {tuple(tensor.shape)}; it must be {wanted}")
+        wanted = ", ".join("checkpoints" if size is None else str(size) for size in shape)
+        raise PluginError(f"{where} has shape {tuple(tensor.shape)}; it must be ({wanted})")
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
         raise PluginError(f"{where} holds NaN or infinity; return finite numbers")
     return tensor.detach()

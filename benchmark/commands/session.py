@@ -142,7 +142,7 @@ def opened_store(output: Path, *, write: bool = True) -> Iterator[Store]:
         UserError: It cannot be opened.
     """
     path = output / "store.sqlite"
-    if write or path.is_file():
+    if write or path.exists():
         with Store(path) as store:
             yield store
         return
