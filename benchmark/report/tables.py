@@ -78,7 +78,9 @@ def write(board: Leaderboard, folder: Path) -> list[Path]:
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        raise UserError(f"{folder}: the leaderboard cannot be written ({error.strerror}); choose another folder") from None
+        raise UserError(
+            f"{folder}: the leaderboard cannot be written ({error.strerror}); choose another folder"
+        ) from None
     return [folder / name for name in texts]
 
 
