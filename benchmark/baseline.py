@@ -60,15 +60,15 @@ def make_baseline(
 def measure_tolerance(records: Sequence[Record], perturbed: Sequence[Record]) -> dict[str, dict[str, float]]:
     """What a perturbation that should not matter moves, as tolerances for `make_baseline`.
 
-    One cell's own move is a single draw, so each cell gets the largest over all defenses and seeds under the same
-    attack at the same cut.
+    A cell's own move is a single draw, so each cell gets twice the largest over the victim seeds of the same defense
+    under the same attack.
 
     Args:
         records: The run as it is.
         perturbed: The same cells with inputs moved by 1e-7, or from another machine.
 
     Returns:
-        Cell (as `benchmark.rows.axes_text`) -> metric -> largest absolute move.
+        Cell (as `benchmark.rows.axes_text`) -> metric -> twice the largest absolute move.
     """
     other = {axes_text(slot.axes): _numbers(slot.done) for slot in slots(perturbed) if slot.done}
     moves: dict[tuple[object, ...], dict[str, float]] = defaultdict(dict)
@@ -78,11 +78,12 @@ def measure_tolerance(records: Sequence[Record], perturbed: Sequence[Record]) ->
         if slot.done is None or text not in other:
             continue
         axes = slot.axes
-        place = places[text] = (axes.dataset, axes.model, axes.topology, axes.cut_reached, configuration(axes))
+        victim = (axes.dataset, axes.model, axes.topology, axes.cut, axes.cut_reached, axes.defense, axes.params)
+        place = places[text] = (*victim, configuration(axes))
         for metric, value in _numbers(slot.done).items():
             after = other[text].get(metric)
             if isinstance(value, float) and isinstance(after, float) and math.isfinite(value - after):
-                moves[place][metric] = max(moves[place].get(metric, 0.0), abs(value - after))
+                moves[place][metric] = max(moves[place].get(metric, 0.0), 2 * abs(value - after))
     return {text: moves[place] for text, place in places.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -232,6 +233,8 @@ def baseline(
             "--measure/--no-measure", help="Run the suite again with images moved by 1e-7, to measure tolerances."
         ),
     ] = True,
+    defenses: Defenses = None,
+    attacks: Attacks = None,
     output: Output = DEFAULT_OUTPUT,
     device: DeviceName = Device.AUTO,
     data_root: DataRoot = None,
@@ -245,6 +248,8 @@ def baseline(
 
     options = _options(
         suite,
+        defenses=defenses,
+        attacks=attacks,
         output=output,
         device=device,
         data_root=data_root,
@@ -260,6 +265,8 @@ def baseline(
 def check(
     suite: SuiteName,
     file: Annotated[Path, typer.Option("--baseline", metavar="FILE", help="What `baseline` wrote.")],
+    defenses: Defenses = None,
+    attacks: Attacks = None,
     output: Output = DEFAULT_OUTPUT,
     device: DeviceName = Device.AUTO,
     data_root: DataRoot = None,
@@ -277,6 +284,8 @@ def check(
 
     options = _options(
         suite,
+        defenses=defenses,
+        attacks=attacks,
         output=output,
         device=device,
         data_root=data_root,
@@ -286,7 +295,15 @@ def check(
         limit=limit,
         fresh=fresh,
     )
-    raise typer.Exit(results.check(options, file))
+    try:
+        code = results.check(options, file)
+    except UserError:
+        raise
+    except Exception:
+        # What broke was not measured; 1 would say that it got worse.
+        traceback.print_exc()
+        code = 2
+    raise typer.Exit(code)
 
 
 @app.command("list")

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("unsplit-bench", "torch", "torchvision", "opacus", "numpy", "scipy", "scikit-image", "pandas")
+PACKAGES = ("unsplit-bench", "torch", "torchvision", "opacus", "numpy", "scipy", "scikit-image", "pandas", "mlxtend")
 
 
 @cache

@@ -24,7 +24,7 @@ COLUMNS = (
     "leakage", "leakage_low", "leakage_high", "worst_attack", "ssim_aligned", "psnr_aligned", "mse_raw",
     "label_advantage", "steal_advantage", "epsilon_activations", "epsilon_weights", "epsilon_labels", "cost_bytes",
     "cost_time", "flags", "n_done", "n_planned", "params", "tail", "victim", "threat_model", "control", "white_box",
-    "leakage_p95", "leakage_max", "n_seeds",
+    "leakage_p95", "leakage_max", "n_seeds", "noise_to_rms",
 )  # fmt: skip
 WHOLE = (
     "rank",
@@ -158,7 +158,13 @@ def _row(standing: Standing, raised: Sequence[Raised], rank: int | None) -> dict
         "leakage_p95": standing.p95,
         "leakage_max": standing.maximum,
         "n_seeds": len(standing.seeds),
+        "noise_to_rms": standing.over_victims(_noise_to_rms),
     }
+
+
+def _noise_to_rms(record: Record) -> float:
+    """The noise's standard deviation over the RMS of the smashed data, as reached; the largest of a composition's."""
+    return max((value for name, value in record.reached.items() if name.endswith(".noise_to_rms")), default=NAN)
 
 
 def shown_cut(found: Sequence[Slot]) -> str:

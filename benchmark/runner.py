@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +17,7 @@ from benchmark.data import Dataset, load_dataset
 from benchmark.environment import environment
 from benchmark.errors import PluginError, UserError
 from benchmark.finding import Budget, Finding
+from benchmark.memory import peak_memory, restart_peak_memory
 from benchmark.observe import observe
 from benchmark.record import Record
 from benchmark.scoring import assemble, score_finding
@@ -105,6 +104,7 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
     dataset = _dataset(first.victim.dataset, context.data_root, context.perturbation)
     victims = [_victim(cell.victim, context) for cell in group.cells]
     observations = [observe(cell, victim, dataset, attack) for cell, victim in zip(group.cells, victims, strict=True)]
+    restart_peak_memory()
     started = time.perf_counter()
     findings = attack.run([seen.view for seen in observations], Budget(context.memory), progress)
     seconds = time.perf_counter() - started
@@ -150,6 +150,7 @@ def failed_record(cell: Cell, context: RunContext, reason: str, traceback: str |
         status="failed",
         reason=reason,
         traceback=traceback,
+        targets={"dataset_digest": cell.victim.dataset_digest},
         run=_run_facts(cell, context, 0.0),
     )
 
@@ -183,14 +184,10 @@ def _victim(spec: VictimSpec, context: RunContext, progress: Progress = lambda _
 
 
 def _run_facts(cell: Cell, context: RunContext, seconds: float) -> dict[str, Any]:
-    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = usage if sys.platform == "darwin" else usage * 1024
-    if torch.cuda.is_available():
-        peak = max(peak, torch.cuda.max_memory_allocated())
     refs = [cell.attack, cell.victim.model, *cell.victim.defenses]
     return {
         "seconds": seconds,
-        "peak_memory": peak,
+        "peak_memory": peak_memory(),
         "device": str(chosen_device(context.device)),
         "threads": torch.get_num_threads(),
         "environment": environment(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 import pytest
@@ -109,3 +110,17 @@ def test_the_tables_of_the_readme_are_those_of_the_released_leaderboard() -> Non
     released = (ROOT / "results" / "smoke-v1" / "leaderboard.md").read_text().splitlines()
     assert shown
     assert not set(shown) - set(released)
+
+
+def test_the_joint_clone_recovers_real_mnist_as_the_readme_says() -> None:
+    released = list(read_released("mnist-joint-v1").values())
+    means = [fmean(r.per_image["ssim_aligned"]) for r in released if r.axes.attack == "unsplit"]
+    assert len(means) == 6
+    assert fmean(means) >= 0.65
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"{mean:.3f}" in readme for mean in [*means, fmean(means)])
+
+
+def test_the_tables_of_real_mnist_are_made_from_its_records(tmp_path: Path) -> None:
+    for path in write(leaderboard(list(read_released("mnist-joint-v1").values())), tmp_path):
+        assert path.read_bytes() == (ROOT / "results" / "mnist-joint-v1" / path.name).read_bytes(), path.name

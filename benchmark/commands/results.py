@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from benchmark.baseline import make_baseline, measure_tolerance, read_baseline, write_baseline
-from benchmark.commands.session import Options, known_records, measured, measured_perturbed, opened_store, planned
+from benchmark.commands.session import (
+    Options,
+    known_records,
+    measured,
+    measured_perturbed,
+    opened_store,
+    planned,
+    released_for,
+)
 from benchmark.errors import UserError
 from benchmark.files import write_atomically
 from benchmark.gate import compare, exit_code
@@ -29,12 +37,11 @@ def run(options: Options) -> int:
     suite, made = planned(options)
     with opened_store(options.output) as store:
         outcome = measured(options, suite, made, store)
-        records = known_records(made, store)
+        records = known_records(made, store, released_for(options))
     board = leaderboard(records, made)
     folder = options.output / suite.name
     paths = write(board, folder)
-    # A file or a pipe has no width of its own: let no column fold there.
-    print_leaderboard(board, Console() if sys.stdout.isatty() else Console(width=160))
+    print_leaderboard(board, _wide_enough())
     asked = {cell.key() for cell in made.cells}
     failed = [record for record in records if record.status == "failed" and record.key in asked]
     _say_outcome(outcome, failed, options.output)
@@ -82,7 +89,7 @@ def export(options: Options, folder: Path | None) -> int:
     suite, made = planned(options)
     target = folder or Path("results") / suite.name
     with opened_store(options.output, write=False) as store:
-        records = records_of(made, store)
+        records = known_records(made, store)
     if not records:
         raise UserError(f"suite {suite.name}: there are no records in {options.output}; run it first")
     manifest = write_released(records, target, f"unsplit-bench export {suite.name}")
@@ -114,10 +121,15 @@ def check(options: Options, file: Path) -> int:
     suite, made = planned(options)
     with opened_store(options.output) as store:
         measured(options, suite, made, store)
-        records = records_of(made, store)
+        records = records_of(made, store, released_for(options))
     verdicts = compare(known, records, made)
-    Console().print(to_verdicts(verdicts))
+    _wide_enough().print(to_verdicts(verdicts))
     return exit_code(verdicts)
+
+
+def _wide_enough() -> Console:
+    # A file or a pipe has no width of its own: let no column fold there.
+    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def _say(text: str) -> None:

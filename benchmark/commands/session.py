@@ -80,8 +80,13 @@ def measured(options: Options, suite: Suite, made: Plan, store: Store) -> RunOut
     Raises:
         UserError: See `benchmark.run.run_plan`.
     """
-    released: dict[str, Record] | None = {} if options.fresh else None
-    return _run(options, suite, made, store, context_of(options, made, options.output / "victims"), released)
+    context = context_of(options, made, options.output / "victims")
+    return _run(options, suite, made, store, context, released_for(options))
+
+
+def released_for(options: Options) -> dict[str, Record] | None:
+    """What may stand in for a record that was not made here: nothing where all is to be measured."""
+    return {} if options.fresh else None
 
 
 def measured_perturbed(options: Options, suite: Suite, made: Plan, folder: Path) -> list[Record]:
@@ -150,12 +155,12 @@ def opened_store(output: Path, *, write: bool = True) -> Iterator[Store]:
         yield store
 
 
-def known_records(made: Plan, store: Store) -> list[Record]:
+def known_records(made: Plan, store: Store, released: dict[str, Record] | None = None) -> list[Record]:
     """The plan's records, and those of defenses and attacks from outside that were run for the same suite before.
 
     Of a plug-in whose code has changed since, only what was written last stands for it.
     """
-    found = records_of(made, store)
+    found = records_of(made, store, released)
     keys = {record.key for record in found}
     further = {
         axes_text(record.axes): record

@@ -34,8 +34,8 @@ GOAL_TITLES = {
 }
 PRINTED = (
     "rank", "tier", "defense", "cut", "utility", "utility_drop", "leakage", "worst_attack", "white_box", "ssim_aligned",
-    "label_advantage", "steal_advantage", "epsilon_activations", "epsilon_weights", "epsilon_labels", "cost_bytes",
-    "cost_time", "n_done", "flags",
+    "label_advantage", "steal_advantage", "epsilon_activations", "epsilon_weights", "epsilon_labels", "noise_to_rms",
+    "cost_bytes", "cost_time", "n_done", "flags",
 )  # fmt: skip
 ONLY_FOR = {
     "inputs": ("ssim_aligned",),
@@ -179,7 +179,7 @@ def printed(
     shown["cost_bytes"] = [GAP if pd.isna(cost) else f"{cost:.0f}" for cost in frame["cost_bytes"]]
     shown["leakage"] = [leakage_text(row) for row in _dicts(frame)]
     shown["n_done"] = [f"{row['n_done']}/{row['n_planned']}" for row in _dicts(frame)]
-    spared = ("white_box", *(f"epsilon_{view}" for view in ("activations", "weights", "labels")))
+    spared = ("white_box", "noise_to_rms", *(f"epsilon_{view}" for view in ("activations", "weights", "labels")))
     empty = [name for name in spared if set(shown[name]) <= {GAP, "inf"}]
     return shown.drop(columns=empty).rename(columns=HEADERS)
 
