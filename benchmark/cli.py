@@ -199,13 +199,16 @@ def export(
     folder: Annotated[
         Path | None, typer.Option("-o", metavar="DIR", help="Where to.  [default: results/SUITE]")
     ] = None,
+    defenses: Defenses = None,
+    attacks: Attacks = None,
     output: Output = DEFAULT_OUTPUT,
     data_root: DataRoot = None,
 ) -> None:
     """Write a suite's records, manifest and tables for release, also of an unfinished run."""
     from benchmark.commands import results
 
-    raise typer.Exit(results.export(_options(suite, output=output, data_root=data_root), folder))
+    options = _options(suite, defenses=defenses, attacks=attacks, output=output, data_root=data_root)
+    raise typer.Exit(results.export(options, folder))
 
 
 @app.command()

@@ -12,6 +12,7 @@ import pytest
 
 from benchmark.cli import main
 from benchmark.digest import HARNESS
+from benchmark.store import Store
 
 SUITE = """\
 name: tiny
@@ -307,3 +308,24 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
+
+
+def test_a_fresh_check_takes_no_released_record_for_a_cell_that_fails(
+    there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        (there / "mine.py")
+        .read_text()
+        .replace("halved", "breakable")
+        .replace("return z", "1 // (not BROKEN); return z")
+    )
+    (there / "breakable.py").write_text("import os\n" + code + "\nBROKEN = 'BREAK_IT' in os.environ\n")
+    mine = ("tiny.yaml", "--defense", "./breakable.py:Halved:by=3")
+    assert called("run", *mine, "--output", "good") == 0
+    assert called("baseline", *mine, "--no-measure", "-o", "b.json", "--output", "good") == 0
+    with Store(there / "good" / "store.sqlite") as store:
+        released = {record.key: record for record in store.records("tiny")}
+    monkeypatch.setattr("benchmark.run.read_released", lambda suite, root=None: released)
+    monkeypatch.setenv("BREAK_IT", "1")
+    assert called("check", *mine, "--baseline", "b.json", "--output", "taken") == 0
+    assert called("check", *mine, "--baseline", "b.json", "--output", "measured", "--fresh") == 2

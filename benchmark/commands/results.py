@@ -89,13 +89,16 @@ def export(options: Options, folder: Path | None) -> int:
     suite, made = planned(options)
     target = folder or Path("results") / suite.name
     with opened_store(options.output, write=False) as store:
-        records = known_records(made, store)
+        records = records_of(made, store)
+        others = len(known_records(made, store)) - len(records)
     if not records:
         raise UserError(f"suite {suite.name}: there are no records in {options.output}; run it first")
     manifest = write_released(records, target, f"unsplit-bench export {suite.name}")
     write(leaderboard(records, made), target)
     counts = ", ".join(f"{count} {status}" for status, count in manifest["records"].items())
     _say(f"{target}: {counts} of {len(made.cells)} planned")
+    if others:
+        _say(f"{others} records of plug-ins from outside the suite are left out; name these with --defense or --attack")
     return 0
 
 
