@@ -36,6 +36,8 @@ def unworkable(block: Block, entry: AttackEntry, attack: Attack, suite: Suite) -
     """Why the attack cannot be run as the entry says, or None."""
     if block.topology not in attack.topologies:
         return f"works only in topology {' or '.join(attack.topologies)}, not {block.topology}; move it to such a block"
+    if block.topology == "vanilla" and attack.goals == ("infer_labels",):
+        return "infers labels, which the vanilla topology gives the server anyway; move it to a u_shaped block"
     if entry.phase not in attack.phases:
         return f"works only in phase {' or '.join(attack.phases)}, not {entry.phase}; write phase: {attack.phases[0]}"
     wanted = attack.known_labels_per_class() if Knowledge.KNOWN_LABELS in attack.knowledge() else 0

@@ -127,6 +127,14 @@ def not_established(standing: Standing, table: Table) -> str | None:
     return f"{standing.scores[standing.worst].converged:.0%} of the cells of {standing.worst.title} converged"
 
 
+def fails_undefended(standing: Standing, table: Table) -> str | None:
+    """The table's attacks gain nothing even where nothing is defended: their failure is no merit of a defense."""
+    for other in table.rows:
+        if other.row.key.defense == "none" and math.isfinite(other.low) and other.low <= 0:
+            return f"without a defense the same attacks reach {other.leakage:.3f}, an interval from {other.low:.3f}"
+    return None
+
+
 def planted(standing: Standing, table: Table) -> str | None:
     """Every attack fails on a planted client that hides nothing (F3)."""
     records = standing.row.records

@@ -60,7 +60,7 @@ class Raised:
     sentence: str
 
 
-# In the order they are printed. What unranks a row must not depend on the other rows of its table.
+# In the order they are printed. Of the other rows of its table only `none` has a say in what unranks a row.
 FLAGS = (
     Flag("incomplete", "fatal", rules.incomplete),
     Flag("constant_or_nan", "fatal", rules.constant_or_nan),
@@ -69,6 +69,7 @@ FLAGS = (
     Flag("utility_at_majority", "fatal", rules.utility_at_majority),
     Flag("epsilon_without_ground", "fatal", rules.epsilon_without_ground),
     Flag(NOT_ESTABLISHED, "fatal", rules.not_established),
+    Flag("fails_undefended", "fatal", rules.fails_undefended),
     Flag("planted_client_failed", "fatal", rules.planted),
     Flag("reused_noise", "fatal", rules.reused_noise),
     Flag("randomised_output", "caution", rules.randomised),

@@ -19,6 +19,7 @@ from benchmark.view import Knowledge, KnownLabels, Secrets, ServerView
 if TYPE_CHECKING:
     from attacks.base import Attack
     from benchmark.cell import Cell
+    from benchmark.protection import Protection
     from benchmark.victim import Victim
 
 
@@ -81,16 +82,16 @@ def observe(cell: Cell, victim: Victim, dataset: Dataset, attack: Attack) -> Obs
         body=copy.deepcopy(victim.split.body),
         body_outputs=_cloned(outputs),
         cut_gradients=_cloned(gradients),
-        labels=truth.labels.clone() if victim.spec.topology == "vanilla" else None,
+        labels=truth.labels.clone() if victim.spec.topology == "vanilla" and cell.phase == "training" else None,
         _factory=registry.load_model(victim.spec.model),
         _granted=granted,
         _secrets=Secrets(
             client_head=copy.deepcopy(victim.split.head) if Knowledge.CLIENT_WEIGHTS in granted else None,
-            auxiliary=dataset.auxiliary.to(device) if Knowledge.AUXILIARY in granted else None,
+            auxiliary=_copied(dataset.auxiliary, device) if Knowledge.AUXILIARY in granted else None,
             query=_query(victim, cell.attack_seed) if Knowledge.QUERY in granted else None,
-            known_labels=known if Knowledge.KNOWN_LABELS in granted else None,
+            known_labels=copy.deepcopy(known) if Knowledge.KNOWN_LABELS in granted else None,
             weight_gradients=weights if Knowledge.WEIGHT_GRADIENTS in granted else None,
-            protection=victim.protection.restarted("attacker", cell.attack_seed),
+            protection=_attackers_own(victim, cell.attack_seed) if Knowledge.DEFENSE in granted else None,
         ),
         _attack_seed=cell.attack_seed,
         loss_reduction="sum" if summed else "mean",
@@ -103,6 +104,15 @@ def _in_tail_order(seen: TrainingView, victim: Victim) -> dict[str, Tensor]:
     # Files sort names; an attack that reads the last layer's gradient counts on the order of the layers.
     names = [] if victim.split.tail is None else [name for name, _ in victim.split.tail.named_parameters()]
     return {name: seen.weight_gradients[name] for name in names if name in seen.weight_gradients}
+
+
+def _copied(part: Part, device: torch.device) -> Part:
+    return Part(part.images.to(device, copy=True), part.labels.to(device, copy=True), part.ids.to(device, copy=True))
+
+
+def _attackers_own(victim: Victim, attack_seed: int) -> Protection:
+    # Copies: what an attack does with a defense must not reach the one that is scored.
+    return copy.deepcopy(victim.protection).restarted("attacker", attack_seed)
 
 
 def _cloned(tensor: Tensor | None) -> Tensor | None:

@@ -169,18 +169,18 @@ def _convergence(victim: Victim, observation: Observation, finding: Finding, che
         "checkpoints": list(finding.checkpoints),
         "checkpoint": checkpoint,
         "truth_residual": residual,
-        "converged": _converged(trace, residual),
+        "converged": _converged(trace, residual, finding.steps),
     }
 
 
-def _converged(trace: Mapping[str, Sequence[float]], residual: float) -> bool:
-    """Whether an optimisation came to rest; a closed form, without a trace, always has.
+def _converged(trace: Mapping[str, Sequence[float]], residual: float, steps: int) -> bool:
+    """Whether an optimisation came to rest; a closed form has, and steps without a trace have not shown it.
 
     `loss` is a distance in feature space and may stop at the truth's own; `training_loss` can only come to rest.
     """
     loss = trace.get("loss") or trace.get("training_loss")
-    if not loss:
-        return True
+    if not loss or len(loss) < 2:
+        return not steps
     if trace.get("loss") and loss[-1] <= CONVERGED_RESIDUAL * residual:
         return True
     earlier = loss[max(0, len(loss) - 1 - max(1, len(loss) // 10))]
@@ -189,10 +189,14 @@ def _converged(trace: Mapping[str, Sequence[float]], residual: float) -> bool:
 
 
 def _truth_residual(victim: Victim, observation: Observation) -> float:
-    """Mean squared distance of what was sent, averaged over views, from the undefended head's output for the truth."""
-    with torch.no_grad():
-        clean = victim.split.head(observation.truth.images)
-        return float((observation.sent.mean(0) - clean).square().mean())
+    """Mean squared noise in the mean of what was sent: what a perfect reconstruction could not explain.
+
+    Half the squared difference of two fresh draws is their variance, whatever a defense does that is not random: a
+    gain, a sign or a clip must not make an attack look finished.
+    """
+    x, k = observation.truth.images, len(observation.sent)
+    first, second = (victim.smash(x, victim.protection.restarted("residual", draw)) for draw in range(2))
+    return float((first - second).square().mean()) / (2 * k)
 
 
 def _mean(values: Sequence[float]) -> float:

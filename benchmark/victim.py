@@ -18,7 +18,7 @@ from benchmark.errors import UserError
 from benchmark.models import Split, cuts, network, split
 from benchmark.protection import Protection
 from benchmark.protocol import Step, Training, Wire, batches, split_step
-from benchmark.seeds import Rng
+from benchmark.seeds import Rng, isolated
 from benchmark.tensors import BrokenFileError, load_tensors, save_tensors
 from benchmark.training_view import TrainingView, TrainingWatcher
 
@@ -152,7 +152,9 @@ def _train(spec: VictimSpec, dataset: Dataset, device: torch.device, report: Rep
     for epoch in range(spec.epochs):
         for ids in batches(training, order):
             at = ids.to(device)
-            split_step(training, protection, Step(data.images[at], labels[at], ids, epoch, number), wire)
+            # Modules that draw (dropout) draw from the global stream: it must not depend on what ran before.
+            with isolated(root.child("modules", number)):
+                split_step(training, protection, Step(data.images[at], labels[at], ids, epoch, number), wire)
             number += 1
             if watcher and training.tail is not None:
                 watcher.disclose(training.unwrap(training.tail), ids, epoch)

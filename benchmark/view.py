@@ -100,7 +100,7 @@ class ServerView:
         body_outputs: [k, n, ...] what it sent to the client; u-shaped topology only, else None.
         cut_gradients: [k, n, ...] what the label owner sent back; u-shaped training only, else None. Row i is the
             gradient of the batch's loss (see `loss_reduction`) with respect to sample i's body output.
-        labels: [n], vanilla topology only (the server is given them), else None.
+        labels: [n], vanilla training only (the server is given them), else None.
         loss_reduction: How the client reduces its loss over a batch, `mean` or `sum`; part of the protocol.
         batch_sizes: [k, n], int64: samples in the batch each target was in, which the server can count;
             training only, else None.

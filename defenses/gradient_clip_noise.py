@@ -56,10 +56,15 @@ class GradientClipNoise(Defense):
         releases = int(self.state.get("releases", 0))
         if self.sigma == 0 or releases == 0:
             return ()
+        records = int(self.state["records"])
+        too_large = self.delta * records >= 1
         return (
             PrivacyStatement(
                 view="labels",
-                epsilon=gaussian_epsilon(self.sigma, 2.0, self.delta, releases),
+                epsilon=None if too_large else gaussian_epsilon(self.sigma, 2.0, self.delta, releases),
+                why_invalid=f"delta={self.delta} is not below 1/{records}, one over the number of records"
+                if too_large
+                else None,
                 delta=self.delta,
                 unit="one record's own gradient rows (not what the tail learned from it)",
                 adjacency="replace-one",
@@ -74,4 +79,5 @@ class GradientClipNoise(Defense):
         if training is not None:
             # Nobody says that a record was not in every single Poisson batch.
             batches = 1 if training.sampling == "shuffled" else training.steps_per_epoch
+            self.state["records"] = torch.tensor(training.n_records, device="cpu")
             self.state["releases"] = torch.tensor(training.epochs * batches, device="cpu")

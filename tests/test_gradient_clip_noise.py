@@ -141,3 +141,9 @@ def test_shape_device_and_type_stay_under_another_default_device(shape: tuple[in
         result = Protection([defense], Rng("clip")).gradients(g, y)
 
     assert (result.shape, result.dtype, result.device) == (g.shape, g.dtype, g.device)
+
+
+def test_a_delta_of_one_over_the_records_or_more_gives_no_number() -> None:
+    [claim] = trained(GradientClipNoise(sigma=2, delta=0.9), training(epochs=9)).privacy()
+    assert claim.epsilon is None
+    assert "one over the number of records" in str(claim.why_invalid)

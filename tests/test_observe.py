@@ -92,13 +92,25 @@ def test_weight_gradients_come_in_the_order_of_the_tails_layers(seen_by: Callabl
     assert list(training.view.weight_gradients) == ["fc3.weight", "fc3.bias"]
 
 
-def test_the_server_of_the_vanilla_topology_has_the_labels_and_no_cut_gradient(
-    seen_by: Callable[..., Observation], digits: Dataset
+def test_the_server_of_the_vanilla_topology_has_the_labels_of_training_and_no_cut_gradient(
+    seen_by: Callable[..., Observation],
 ) -> None:
-    observation = seen_by(u_shaped=False)
+    observation = seen_by(u_shaped=False, phase="training", views=2)
     assert observation.view.labels is not None
     assert observation.view.labels.tolist() == list(range(10))
     assert observation.view.cut_gradients is None
+
+
+def test_nobody_tells_the_server_a_label_at_inference(seen_by: Callable[..., Observation]) -> None:
+    assert seen_by(u_shaped=False).view.labels is None
+
+
+def test_an_attack_that_overwrites_auxiliary_images_changes_nothing_for_the_harness(
+    seen_by: Callable[..., Observation], digits: Dataset
+) -> None:
+    before = digits.auxiliary.images.clone()
+    seen_by(Knowledge.AUXILIARY).view.auxiliary.images.zero_()
+    assert torch.equal(digits.auxiliary.images, before)
 
 
 def test_the_server_of_the_u_shaped_topology_has_no_labels(seen_by: Callable[..., Observation]) -> None:

@@ -43,6 +43,7 @@ LETTERS = {
     "utility_at_majority": "U",
     "epsilon_without_ground": "G",
     "not_established": "E",
+    "fails_undefended": "F",
     "planted_client_failed": "P",
     "reused_noise": "Z",
     "randomised_output": "r",
