@@ -177,12 +177,19 @@ def test_another_method_with_more_knowledge_may_do_worse() -> None:
 
 
 def test_an_attack_below_its_control_is_pointed_out() -> None:
-    found = records(seeds(), ssim=0.1)
-    assert flags(found)["leakage_below_control"] == (
+    found = records(seeds(), ssim=0.6) + records(seeds("noise"), ssim=0.1)
+    assert flags(found, "noise")["leakage_below_control"] == (
         "caution",
         "unsplit:clone=joint scores 0.100, the control train_mean 0.240 without the smashed data",
     )
-    assert ranked(found)
+    assert ranked(found, "noise")
+
+
+def test_nothing_is_ranked_by_attacks_that_fail_where_nothing_is_defended() -> None:
+    found = records(seeds(), ssim=0.1) + records(seeds("noise"), ssim=0.05)
+    assert flags(found, "noise")["fails_undefended"][0] == "fatal"
+    assert not ranked(found, "noise")
+    assert not ranked(found)
 
 
 def test_labels_that_the_control_without_gradient_infers_better_are_pointed_out() -> None:
