@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.discovery import Kind, listed
 from benchmark.verify import verify
 
 ROOT = Path(__file__).parent.parent
@@ -23,3 +24,11 @@ def test_the_readme_shows_the_example_as_it_is() -> None:
     lines = [line.strip() for line in shown.splitlines() if line.strip() and '"""' not in line]
     assert lines
     assert all(line in code for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["attack", "defense"])
+def test_the_catalogue_names_every_built_in(kind: Kind) -> None:
+    catalogue = (ROOT / "docs" / "catalogue.md").read_text()
+    names = [origin.name for origin in listed(kind) if origin.source == "builtin"]
+    assert names
+    assert not [name for name in names if f"`{name}`" not in catalogue]
