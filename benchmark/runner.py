@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmark import registry
-from benchmark.data import Dataset, load_dataset
+from benchmark.data import Dataset, choose_targets, load_dataset, targets_digest
 from benchmark.environment import environment
 from benchmark.errors import PluginError, UserError
 from benchmark.finding import Budget, Finding
@@ -150,7 +150,7 @@ def failed_record(cell: Cell, context: RunContext, reason: str, traceback: str |
         status="failed",
         reason=reason,
         traceback=traceback,
-        targets={"dataset_digest": cell.victim.dataset_digest},
+        targets=_intended_targets(cell, context),
         run=_run_facts(cell, context, 0.0),
     )
 
@@ -171,6 +171,22 @@ def _dataset(spec: str, root: str | None, perturbation: float) -> Dataset:
 def _keep_images(folder: Path, cell: Cell, finding: Finding, checkpoint: int) -> None:
     assert finding.reconstructions is not None  # scored by now
     save_tensors(images_file(folder, cell.key()), {"reconstructions": finding.reconstructions[checkpoint]}, {})
+
+
+def _intended_targets(cell: Cell, context: RunContext) -> dict[str, Any]:
+    """What would have been attacked; no more than the data set's digest where that itself is what fails."""
+    known: dict[str, Any] = {"dataset_digest": cell.victim.dataset_digest}
+    try:
+        dataset = _dataset(cell.victim.dataset, context.data_root, context.perturbation)
+        part = dataset.test if cell.phase == "inference" else dataset.victim
+        watch = cell.victim.watch
+        if cell.phase == "training" and watch is not None:
+            part = part.select(choose_targets(part, watch.rule))
+        if watch is None or cell.phase == "inference" or cell.targets != watch.rule:
+            part = part.select(choose_targets(part, cell.targets))
+    except UserError:
+        return known
+    return known | {"ids": part.ids.tolist(), "labels": part.labels.tolist(), "digest": targets_digest(part)}
 
 
 def _victim(spec: VictimSpec, context: RunContext, progress: Progress = lambda _: None) -> Victim:

@@ -163,6 +163,15 @@ def test_a_failed_record_keeps_where_it_stands(digits: Dataset, context: RunCont
     assert (record.status, record.key, record.axes) == ("failed", cell.key(), cell.axes())
 
 
+def test_a_failed_record_names_the_targets_a_done_one_would(
+    run: Callable[..., Record], digits: Dataset, context: RunContext
+) -> None:
+    for spec, axes in (({}, {}), (U_SHAPED, TRAINING)):
+        done = run(Told(), spec=spec, **axes)
+        failed = failed_record(cell_of(victim_spec(digits, **spec), Told(), **axes), context, "no", None)
+        assert failed.targets["digest"] == done.targets["digest"]
+
+
 def test_asking_for_cuda_where_there_is_none_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="no CUDA device that torch can use; choose cpu or auto"):
