@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-SCHEMA = 1
+SCHEMA = 2
 Status = Literal["done", "failed", "skipped"]
 
 
@@ -79,6 +79,8 @@ class Record:
         utility: `accuracy`, `majority`, `undefended_accuracy` (same seed), ...
         privacy: Claims, as stated by the defenses.
         reached: Numbers the defenses measured.
+        evidence: What the harness found out about the defended client and the data, beside any attack; what flags that
+            do not come from scores are computed from. See `benchmark.evidence`.
         cost: `bytes_up`, `bytes_down` per sample and step, `client_flops`, `client_params`,
             `training_seconds`, `time_ratio`.
         convergence: `trace`, `converged`, `steps`, `checkpoint`, `checkpoints`.
@@ -100,6 +102,7 @@ class Record:
     utility: dict[str, float] = field(default_factory=dict)
     privacy: list[dict[str, Any]] = field(default_factory=list)
     reached: dict[str, float] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     convergence: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)

@@ -90,7 +90,7 @@ class {cls}(Attack):
     version: ClassVar[int] = 1
     # What it answers: "reconstruct", "steal", "infer_labels".
     goals: ClassVar[tuple[Goal, ...]] = ("reconstruct",)
-    # Where it cannot work everywhere, say so: phases, topologies, stance, role (see attacks/base.py).
+    # Where it cannot work everywhere, say so: phases, topologies, stances, role (see attacks/base.py).
 
     # Parameters are typed and bounded; the description says what they are and their unit. They are set as
     # {file}:{cls}:neighbours=5

@@ -71,7 +71,7 @@ def _plugin(kind: Kind, spec: Spec) -> list[str]:
 
 def _attack(cls: Any, spec: Spec) -> list[str]:
     required = [name for name, field in cls.model_fields.items() if field.is_required() and name not in spec.parameters]
-    lines = [f"goals: {', '.join(cls.goals)}", f"role: {cls.role}", f"stance: {cls.stance}"]
+    lines = [f"goals: {', '.join(cls.goals)}", f"role: {cls.role}", f"stances: {', '.join(cls.stances)}"]
     lines += [f"phases: {', '.join(cls.phases)}", f"topologies: {', '.join(cls.topologies)}"]
     if required:
         return [*lines, f"threat model: depends on {', '.join(required)}"]

@@ -13,7 +13,7 @@ from benchmark.parameters import Configured
 from benchmark.spec import parse_spec
 
 _CITATION = re.compile(r"(?:19|20)\d\d|arxiv|own work", re.IGNORECASE)
-_BASE_ATTRIBUTES = {"defense": ("side",), "attack": ("goals", "stance", "role", "phases", "topologies")}
+_BASE_ATTRIBUTES = {"defense": ("side",), "attack": ("goals", "stances", "role", "phases", "topologies")}
 
 
 def text_checks(kind: Kind, cls: type[Configured], parameters: dict[str, Any]) -> Iterator[Check]:
@@ -122,7 +122,7 @@ def _attributes(kind: Kind, cls: Any) -> None:
     from benchmark.view import Phase, Topology
 
     _among("goals", cls.goals, get_args(Goal))
-    _among("stance", [cls.stance], get_args(Stance))
+    _among("stances", cls.stances, get_args(Stance))
     _among("role", [cls.role], ("attack", "reference"))
     _among("phases", cls.phases, get_args(Phase))
     _among("topologies", cls.topologies, get_args(Topology))
