@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmark.catalogue import DATASETS
+from benchmark.decoded import cache_home
 from benchmark.errors import UserError
 from benchmark.parameters import nearest
 from benchmark.parts import Dataset, Part
@@ -59,7 +60,7 @@ def data_root(root: Path | None = None) -> Path:
     named = os.environ.get("UNSPLIT_BENCH_DATA")
     if named:
         return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unsplit-bench" / "data"
+    return cache_home() / "data"
 
 
 def choose_targets(part: Part, rule: TargetRule) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from pydantic import Field, field_validator
 
+from benchmark.decoded import decoded
 from benchmark.errors import UserError
 from benchmark.parameters import Configured, spec_text
 from benchmark.parts import FEWEST_A_CLASS, Dataset, Part, dataset_of, interleaved, part_of
@@ -66,6 +67,10 @@ def image_folder(options: ImageFolder) -> Dataset:
             cannot be read.
     """
     base = Path(options.path)
+    return decoded(options.text(), base, lambda: _image_folder(options, base))
+
+
+def _image_folder(options: ImageFolder, base: Path) -> Dataset:
     by_class = class_files(base)
     if len(by_class) < 2:
         raise UserError(

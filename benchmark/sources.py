@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmark.decoded import decoded
 from benchmark.errors import UserError
 from benchmark.parts import Dataset, Part, dataset_of, interleaved, part_of
 from benchmark.seeds import Rng
@@ -88,9 +89,9 @@ def cifar10(root: Path, download: bool = False) -> Dataset:
 
         _fetch("cifar10", root, lambda: CIFAR10(str(root), train=False, download=True))
     if original.exists():
-        return _cifar10_original(root)
+        return decoded("cifar10", original, lambda: _cifar10_original(root))
     if folder.exists():
-        return _cifar10_folder(folder)
+        return decoded("cifar10", folder, lambda: _cifar10_folder(folder))
     raise _missing("cifar10", f"neither {original} nor {folder}/test is there")
 
 
@@ -162,8 +163,6 @@ def _idx(name: str, folder: str, class_names: tuple[str, ...], root: Path, downl
     MNIST's test set were written by different people, the first by the tidier ones.) Ids count the test images on
     behind the training images.
     """
-    from torchvision import datasets
-
     raw = root / folder / "raw"
     files_of = {
         group: (raw / f"{group}-images-idx3-ubyte", raw / f"{group}-labels-idx1-ubyte") for group in ("train", "t10k")
@@ -176,10 +175,16 @@ def _idx(name: str, folder: str, class_names: tuple[str, ...], root: Path, downl
                 f"{name}: {raw.parent / 'processed'} is a pickled copy by an old torchvision, which is never read; "
                 "remove that folder"
             )
+        from torchvision import datasets
+
         _fetch(name, root, lambda: getattr(datasets, folder)(str(root), download=True))
         absent = [path.name for pair in files_of.values() for path in pair if not path.is_file()]
     if absent:
         raise _missing(name, f"{', '.join(absent)} not found in {raw}")
+    return decoded(name, raw, lambda: _idx_parts(name, files_of, class_names))
+
+
+def _idx_parts(name: str, files_of: dict[str, tuple[Path, Path]], class_names: tuple[str, ...]) -> Dataset:
     pixels, labels = _read_idx(name, *files_of["train"])
     victim = part_of(pixels, labels, np.arange(len(labels)))
     pixels, labels = _read_idx(name, *files_of["t10k"])
