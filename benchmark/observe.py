@@ -13,8 +13,9 @@ from torch import Tensor
 from benchmark import registry
 from benchmark.data import Dataset, Part, choose_targets
 from benchmark.errors import UserError
+from benchmark.order import blind_order
 from benchmark.training_view import TrainingView
-from benchmark.view import Knowledge, KnownLabels, Secrets, ServerView
+from benchmark.view import Knowledge, KnownLabels, Phase, Secrets, ServerView
 
 if TYPE_CHECKING:
     from attacks.base import Attack
@@ -43,6 +44,23 @@ class Observation:
     body_outputs: Tensor | None
 
 
+def target_positions(cell: Cell, dataset: Dataset) -> Tensor:
+    """Positions of the cell's targets, in the order in which they are shown and scored; int64, on the CPU.
+
+    In the data set's victim part for the phase `training`, where Poisson sampling may later leave some out, else in its
+    test part.
+
+    Raises:
+        UserError: The rule asks for more than there is.
+    """
+    if cell.phase == "inference":
+        return _inference_positions(cell, dataset)
+    watch = cell.victim.watch
+    part = dataset.victim
+    watched = choose_targets(part, watch.rule) if watch else torch.arange(len(part), device="cpu")
+    return _training_positions(cell, dataset, watched)
+
+
 def observe(cell: Cell, victim: Victim, dataset: Dataset, attack: Attack) -> Observation:
     """What the server saw of the cell's targets.
 
@@ -63,7 +81,7 @@ def observe(cell: Cell, victim: Victim, dataset: Dataset, attack: Attack) -> Obs
         batch_sizes: Tensor | None = seen.batch_sizes
         summed = bool(seen.summed)
     else:
-        truth = dataset.test.select(choose_targets(dataset.test, cell.targets)).to(device)
+        truth = dataset.test.select(_inference_positions(cell, dataset)).to(device)
         protection = victim.protection.restarted("inference")
         sent = torch.stack([victim.smash(truth.images, protection) for _ in range(cell.views)])
         outputs = _through_body(victim, sent) if victim.split.tail is not None else None
@@ -88,7 +106,7 @@ def observe(cell: Cell, victim: Victim, dataset: Dataset, attack: Attack) -> Obs
         _secrets=Secrets(
             client_head=copy.deepcopy(victim.split.head) if Knowledge.CLIENT_WEIGHTS in granted else None,
             auxiliary=_copied(dataset.auxiliary, device) if Knowledge.AUXILIARY in granted else None,
-            query=_query(victim, cell.attack_seed) if Knowledge.QUERY in granted else None,
+            query=_query(victim, cell.attack_seed, cell.phase) if Knowledge.QUERY in granted else None,
             known_labels=copy.deepcopy(known) if Knowledge.KNOWN_LABELS in granted else None,
             weight_gradients=weights if Knowledge.WEIGHT_GRADIENTS in granted else None,
             protection=_attackers_own(victim, cell.attack_seed) if Knowledge.DEFENSE in granted else None,
@@ -98,6 +116,22 @@ def observe(cell: Cell, victim: Victim, dataset: Dataset, attack: Attack) -> Obs
         batch_sizes=_cloned(batch_sizes),
     )
     return Observation(view, truth, known, sent, outputs)
+
+
+def _inference_positions(cell: Cell, dataset: Dataset) -> Tensor:
+    return _shown(choose_targets(dataset.test, cell.targets), cell, dataset, len(dataset.test))
+
+
+def _training_positions(cell: Cell, dataset: Dataset, watched: Tensor) -> Tensor:
+    watch = cell.victim.watch
+    # All that were watched; Poisson sampling may have drawn some of them never.
+    if watch is None or cell.targets != watch.rule:
+        watched = watched[choose_targets(dataset.victim.select(watched), cell.targets)]
+    return _shown(watched, cell, dataset, len(dataset.victim))
+
+
+def _shown(positions: Tensor, cell: Cell, dataset: Dataset, n: int) -> Tensor:
+    return blind_order(positions, n, dataset.digest, cell.targets.text(), cell.phase)
 
 
 def _in_tail_order(seen: TrainingView, victim: Victim) -> dict[str, Tensor]:
@@ -124,9 +158,10 @@ def _through_body(victim: Victim, sent: Tensor) -> Tensor:
         return torch.stack([victim.split.body(z) for z in sent])
 
 
-def _query(victim: Victim, attack_seed: int) -> Callable[[Tensor], Tensor]:
-    protection = victim.protection.restarted("queries", attack_seed)
-    return lambda x: victim.smash(x, protection)
+def _query(victim: Victim, attack_seed: int, phase: Phase) -> Callable[[Tensor], Tensor]:
+    # A copy: training hooks may learn from what passes through them, and what the victim learned must not move.
+    protection = copy.deepcopy(victim.protection).restarted("queries", attack_seed)
+    return lambda x: victim.smash(x, protection, phase)
 
 
 def _training_rows(
@@ -137,21 +172,18 @@ def _training_rows(
         raise UserError(
             f"attack {cell.attack.name}: phase training needs a suite with a watch; add the key watch to the suite"
         )
-    targets = (~seen.is_known).nonzero().flatten()
-    chosen = _among(dataset.victim.select(seen.positions[targets].cpu()), cell)
+    watched = seen.positions[~seen.is_known]
+    chosen = _training_positions(cell, dataset, watched.cpu()).to(watched.device)
     seen = seen.latest(cell.views)
-    return seen.rows(targets[chosen.to(targets.device)]), _known(seen, dataset, attack)
+    return seen.rows(_where(seen.positions, chosen)), _known(seen, cell, dataset, attack)
 
 
-def _among(watched: Part, cell: Cell) -> Tensor:
-    watch = cell.victim.watch
-    # All that were watched; Poisson sampling may have drawn some of them never.
-    if watch is not None and cell.targets == watch.rule:
-        return torch.arange(len(watched), device="cpu")
-    return choose_targets(watched, cell.targets)
+def _where(positions: Tensor, wanted: Tensor) -> Tensor:
+    """Index into `positions` of each of `wanted`."""
+    return (positions == wanted[:, None]).nonzero()[:, 1]
 
 
-def _known(seen: TrainingView, dataset: Dataset, attack: Attack) -> KnownLabels | None:
+def _known(seen: TrainingView, cell: Cell, dataset: Dataset, attack: Attack) -> KnownLabels | None:
     wanted = attack.known_labels_per_class()
     if not wanted:
         return None
@@ -165,6 +197,8 @@ def _known(seen: TrainingView, dataset: Dataset, attack: Attack) -> KnownLabels 
                 f"{dataset.class_names[label]!r} were watched; raise watch.known_per_class in the suite"
             )
         rows.append(free[:wanted])
-    chosen = torch.cat(rows)
+    positions = seen.positions[torch.cat(rows)]
+    shown = blind_order(positions, len(dataset.victim), dataset.digest, "known", cell.phase)
+    chosen = _where(seen.positions, shown)
     known = seen.rows(chosen)
     return KnownLabels(known.smashed, known.body_outputs, known.cut_gradients, labels[chosen])

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmark import registry
-from benchmark.data import Dataset, choose_targets, load_dataset, targets_digest
+from benchmark.data import Dataset, load_dataset, targets_digest
 from benchmark.environment import environment
 from benchmark.errors import PluginError, UserError
 from benchmark.finding import Budget, Finding
 from benchmark.memory import peak_memory, restart_peak_memory
-from benchmark.observe import observe
+from benchmark.observe import observe, target_positions
 from benchmark.record import Record
 from benchmark.scoring import assemble, score_finding
 from benchmark.seeds import Rng
@@ -179,11 +179,7 @@ def _intended_targets(cell: Cell, context: RunContext) -> dict[str, Any]:
     try:
         dataset = _dataset(cell.victim.dataset, context.data_root, context.perturbation)
         part = dataset.test if cell.phase == "inference" else dataset.victim
-        watch = cell.victim.watch
-        if cell.phase == "training" and watch is not None:
-            part = part.select(choose_targets(part, watch.rule))
-        if watch is None or cell.phase == "inference" or cell.targets != watch.rule:
-            part = part.select(choose_targets(part, cell.targets))
+        part = part.select(target_positions(cell, dataset))
     except UserError:
         return known
     return known | {"ids": part.ids.tolist(), "labels": part.labels.tolist(), "digest": targets_digest(part)}

@@ -11,12 +11,13 @@ from attacks.base import Attack, Budget, Finding, Goal, Progress
 from benchmark.cell import TargetRule
 from benchmark.data import Dataset
 from benchmark.errors import NotGranted
-from benchmark.observe import Observation, observe
+from benchmark.observe import Observation, observe, target_positions
 from benchmark.victim import obtain_victim
 from benchmark.view import Knowledge, ServerView, threat_model
 from tests.specs import WATCH, cell_of, victim_spec
 
 CPU = torch.device("cpu")
+PHASES = ("training", "inference")
 
 
 class Curious(Attack):
@@ -75,7 +76,7 @@ def test_what_is_declared_is_granted(seen_by: Callable[..., Observation], wanted
 def test_known_labels_are_never_those_of_targets(seen_by: Callable[..., Observation]) -> None:
     observation = seen_by(Knowledge.KNOWN_LABELS, k=1, phase="training", views=2, targets=TargetRule("per_class", 2))
     known = observation.view.known_labels
-    assert known.labels.tolist() == list(range(10))
+    assert known.labels.sort().values.tolist() == list(range(10))
     distances = torch.cdist(known.smashed[0].flatten(1), observation.sent[0].flatten(1))
     assert float(distances.min()) > 0
 
@@ -97,7 +98,7 @@ def test_the_server_of_the_vanilla_topology_has_the_labels_of_training_and_no_cu
 ) -> None:
     observation = seen_by(u_shaped=False, phase="training", views=2)
     assert observation.view.labels is not None
-    assert observation.view.labels.tolist() == list(range(10))
+    assert observation.view.labels.sort().values.tolist() == list(range(10))
     assert observation.view.cut_gradients is None
 
 
@@ -145,3 +146,61 @@ def test_threat_models_are_named_by_what_is_granted() -> None:
     assert threat_model([Knowledge.CLIENT_WEIGHTS]) == "white box"
     assert threat_model([Knowledge.WEIGHT_GRADIENTS, Knowledge.KNOWN_LABELS]) == "weight gradients"
     assert threat_model([Knowledge.DEFENSE]) == "architecture"
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_targets_position_tells_nothing_of_its_label(seen_by: Callable[..., Observation], phase: str) -> None:
+    labels = seen_by(phase=phase, targets=TargetRule("per_class", 2)).truth.labels
+    by_place = torch.arange(20) // 2
+    assert labels.sort().values.tolist() == by_place.tolist()
+    assert (labels == by_place).double().mean() < 0.35
+    assert (labels[1:] == labels[:-1]).sum() < 5
+
+
+def test_a_known_samples_position_tells_nothing_of_its_label(seen_by: Callable[..., Observation]) -> None:
+    known = seen_by(Knowledge.KNOWN_LABELS, k=1, phase="training", views=1).view.known_labels
+    assert (known.labels == torch.arange(10)).sum() < 5
+
+
+def test_the_phases_have_orders_of_their_own(seen_by: Callable[..., Observation]) -> None:
+    training, inference = (seen_by(phase=phase, targets=TargetRule("per_class", 2)) for phase in PHASES)
+    assert training.truth.labels.tolist() != inference.truth.labels.tolist()
+
+
+def test_everything_that_is_seen_of_a_target_stands_at_its_place(
+    seen_by: Callable[..., Observation], digits: Dataset
+) -> None:
+    chosen, all_watched = (
+        seen_by(Knowledge.WEIGHT_GRADIENTS, phase="training", views=2, targets=TargetRule("per_class", n))
+        for n in (1, 2)
+    )
+    at = [all_watched.truth.ids.tolist().index(sample) for sample in chosen.truth.ids.tolist()]
+    for few, many in zip(_seen(chosen.view), _seen(all_watched.view), strict=True):
+        assert torch.equal(few, many[:, at])
+    where = {sample: position for position, sample in enumerate(digits.victim.ids.tolist())}
+    positions = [where[sample] for sample in chosen.truth.ids.tolist()]
+    assert torch.equal(chosen.truth.images, digits.victim.images[positions])
+    assert torch.equal(chosen.truth.labels, digits.victim.labels[positions])
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_order_can_be_told_before_anything_is_seen(
+    seen_by: Callable[..., Observation], digits: Dataset, phase: str
+) -> None:
+    spec = victim_spec(digits, watch=WATCH, epochs=2, topology="u_shaped", tail="fc3")
+    cell = cell_of(spec, "known_client", phase=phase)
+    part = digits.victim if phase == "training" else digits.test
+    assert part.ids[target_positions(cell, digits)].tolist() == seen_by(phase=phase).truth.ids.tolist()
+
+
+def _seen(view: ServerView) -> list[torch.Tensor]:
+    assert view.body_outputs is not None
+    assert view.cut_gradients is not None
+    assert view.batch_sizes is not None
+    return [
+        view.smashed,
+        view.body_outputs,
+        view.cut_gradients,
+        view.batch_sizes,
+        *view.weight_gradients.values(),
+    ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmark.cli import main
@@ -115,6 +116,21 @@ def test_the_first_row_shows_the_private_images(rows: list[Reconstructed]) -> No
     # Twice the digit's size, from where the first column starts.
     first = image[12 : 12 + 56 : 2, 324 : 324 + 56 : 2, 0]
     assert np.array_equal(first, np.rint(255 * rows[0].truth[0, 0]).astype(int))
+
+
+def test_images_are_shown_class_by_class_each_with_its_reconstruction(
+    rows: list[Reconstructed], folder: Path, digits: Dataset
+) -> None:
+    row = rows[0]
+    at = {sample: place for place, sample in enumerate(row.record.targets["ids"])}
+    part = digits.test
+    ids = part.ids[torch.isin(part.ids, torch.tensor(list(at)))].tolist()
+    by_class = sorted(ids, key=lambda sample: int(part.labels[part.ids.tolist().index(sample)]))
+    images = part.images[[part.ids.tolist().index(sample) for sample in by_class]]
+    assert row.record.targets["ids"] != by_class
+    assert np.array_equal(row.truth, images.double().numpy())
+    kept, _ = load_tensors(images_file(folder / OUT / "reconstructions", row.record.key))
+    assert np.array_equal(row.images, kept["reconstructions"][[at[i] for i in by_class]].double().numpy())
 
 
 def test_a_perfect_reconstruction_is_drawn_as_the_private_image(rows: list[Reconstructed]) -> None:
