@@ -8,18 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmark.attack_score import SCORED_BY, attack_score
 from benchmark.metrics.statistics import wilson
 from benchmark.record import Record
+from benchmark.record_values import NAN, image_mean, number, slot_mean, victim_means
 from benchmark.rows import GOALS, Slot, configurations, threat_model_order
-from benchmark.standing import (
-    NAN,
-    SCORED_BY,
-    attack_score,
-    image_mean,
-    number,
-    slot_mean,
-    victim_means,
-)
 
 IMAGE_METRICS = (
     "ssim_aligned", "ssim_raw", "psnr_aligned", "psnr_raw", "mse_aligned", "mse_raw", "correlation",

@@ -11,11 +11,12 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from benchmark.attack_score import attack_score
 from benchmark.cell import RESULTS_VERSION, Plan
 from benchmark.errors import UserError
 from benchmark.record import SCHEMA, Record
+from benchmark.record_values import claimed, number
 from benchmark.rows import GOALS, Slot, axes_text, configuration, slots
-from benchmark.standing import attack_score, claimed, number
 
 Baseline = dict[str, Any]
 Tolerances = Mapping[str, Mapping[str, float]]

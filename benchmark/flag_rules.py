@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmark.record import Record
+from benchmark.record_values import claimed, number
 from benchmark.rows import RowKey, axes_text, configurations, includes, undefended
-from benchmark.standing import Standing, claimed, number
+from benchmark.standing import Standing
 
 INDICATIVE_UNDER = 3
 # Two attacks of one method differ by more than this before F1 speaks: five hundredths of the leakage scale, what

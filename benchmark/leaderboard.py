@@ -15,8 +15,9 @@ from benchmark.cell import Plan
 from benchmark.flags import Raised
 from benchmark.rank import judge
 from benchmark.record import Axes, Record
+from benchmark.record_values import NAN, PRIVACY_VIEWS, claimed, epsilon, number
 from benchmark.rows import Slot, build_rows, slots
-from benchmark.standing import NAN, PRIVACY_VIEWS, Standing, claimed, epsilon, number
+from benchmark.standing import Standing
 
 # Names and order are what users' scripts rely on: later columns are only ever appended.
 COLUMNS = (

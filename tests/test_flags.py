@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from benchmark.attack_score import converged
 from benchmark.flags import FLAGS, meaning
 from benchmark.leaderboard import leaderboard
 from benchmark.record import Record
-from benchmark.standing import converged
 from tests.record_factory import cell, record, records
 from tests.test_leaderboard import LABELS, claim, seeds
 
