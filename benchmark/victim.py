@@ -24,6 +24,7 @@ from benchmark.training_view import TrainingView, TrainingWatcher
 
 if TYPE_CHECKING:
     from benchmark.cell import VictimSpec
+    from benchmark.view import Phase
 
 Report = Callable[[float], None]
 
@@ -48,10 +49,14 @@ class Victim:
     training_seconds: float
     seen: TrainingView | None = None
 
-    def smash(self, x: Tensor, protection: Protection) -> Tensor:
-        """What leaves the client for images `x` at inference: the head's output under the defenses."""
+    def smash(self, x: Tensor, protection: Protection, phase: Phase = "inference") -> Tensor:
+        """What leaves the client for images `x`: the head's output under the defenses as they act in `phase`.
+
+        The head is the trained one in evaluation mode in either phase. A defense may learn in its training hooks: give
+        `training` only with a copy of the protection.
+        """
         with torch.no_grad():
-            return protection.activations(self.split.head(protection.inputs(x, "inference")), "inference")
+            return protection.activations(self.split.head(protection.inputs(x, phase)), phase)
 
     def predict(self, x: Tensor, protection: Protection) -> Tensor:
         """Logits for images `x` at inference, defenses on."""

@@ -169,7 +169,18 @@ class ServerView:
         return self._open(Knowledge.AUXILIARY, self._secrets.auxiliary)
 
     def query(self, x: Tensor) -> Tensor:
-        """What the defended client sends for images of the attacker's choice, [n, ...]. Needs `query`."""
+        """What the defended client sends for images of the attacker's choice; needs `query`.
+
+        The trained head answers, under the defenses as they act in the phase of this view: in the training phase their
+        training hooks are called, so that a defense in one phase only helps in no other. They work on a copy: nothing
+        that the victim learned moves.
+
+        Args:
+            x: Images in [0, 1], [n, channels, height, width].
+
+        Returns:
+            Smashed data, [n, ...]; a fresh draw on every call where a defense is random.
+        """
         return self._open(Knowledge.QUERY, self._secrets.query)(x)
 
     @property
