@@ -13,13 +13,22 @@ from benchmark.catalogue import DATASETS
 from benchmark.decoded import cache_home
 from benchmark.errors import UserError
 from benchmark.parameters import nearest
-from benchmark.parts import Dataset, Part
+from benchmark.parts import Dataset, Facts, Part
 from benchmark.seeds import Rng
 
 if TYPE_CHECKING:
     from benchmark.cell import TargetRule
 
-__all__ = ["Dataset", "Part", "choose_targets", "data_root", "load_dataset", "majority_share", "targets_digest"]
+__all__ = [
+    "Dataset",
+    "Facts",
+    "Part",
+    "choose_targets",
+    "data_root",
+    "load_dataset",
+    "majority_share",
+    "targets_digest",
+]
 
 
 def load_dataset(spec: str, root: Path | None = None, download: bool = False) -> Dataset:

@@ -85,9 +85,9 @@ def _packed(dataset: Dataset) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def _unpacked(tensors: dict[str, torch.Tensor], about: dict[str, str]) -> Dataset:
-    parts = [
+    victim, auxiliary, test = (
         Part(tensors[f"{title}/images"].float().div_(255), tensors[f"{title}/labels"], tensors[f"{title}/ids"])
         for title in ("victim", "auxiliary", "test")
-    ]
+    )
     names = tuple(json.loads(about["class_names"]))
-    return Dataset(about["name"], *parts, len(names), names, about["digest"], about["note"])
+    return Dataset(about["name"], victim, auxiliary, test, len(names), names, about["digest"], about["note"])

@@ -53,6 +53,23 @@ class Part:
         return sha.hexdigest()
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a plan must know of a data set; a record keeps it, so that results are read where the data are not.
+
+    Attributes:
+        name: The canonical spec.
+        digest: SHA-256, 64 hex digits, over the three parts.
+        image_shape: Channels, height, width.
+        n_classes: Number of classes.
+    """
+
+    name: str
+    digest: str
+    image_shape: tuple[int, int, int]
+    n_classes: int
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set, cut once into three disjoint parts.
@@ -82,6 +99,11 @@ class Dataset:
         """Channels, height, width."""
         channels, height, width = self.test.images.shape[1:]
         return channels, height, width
+
+    @property
+    def facts(self) -> Facts:
+        """What a plan must know of it."""
+        return Facts(self.name, self.digest, self.image_shape, self.n_classes)
 
     def parts(self) -> dict[str, Part]:
         """The parts by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark import registry
 from benchmark.cell import Cell, Group, Plan, PluginRef, VictimSpec, canonical_json
-from benchmark.data import Dataset, load_dataset
+from benchmark.data import Facts, load_dataset
 from benchmark.discovery import Kind
-from benchmark.errors import UserError
+from benchmark.errors import DataMissingError, UserError
 from benchmark.fitting import misplaced, targets_of, unworkable
 from benchmark.models import cuts, network, split
 from benchmark.seeds import Rng
@@ -35,6 +35,7 @@ def plan(
     *,
     data_root: Path | None = None,
     download: bool = False,
+    recorded: Mapping[str, Facts] | None = None,
 ) -> Plan:
     """Everything a suite asks for, as cells in groups.
 
@@ -46,6 +47,8 @@ def plan(
             can work in.
         data_root: Where data sets lie; see `benchmark.data.data_root`.
         download: Fetch what is missing.
+        recorded: What records say of data sets, by name; stands in for those whose files are not on this machine. Such
+            a plan can be read results by, but not run.
 
     Returns:
         The groups in a fixed order: the suite's own, block by block, then those of the extras. A cell that several
@@ -55,7 +58,7 @@ def plan(
         UserError: A plug-in, cut, tail or data set does not exist, or a combination that cannot work; names the block.
             Also if nothing is left to do.
     """
-    planner = _Planner(suite, data_root, download)
+    planner = _Planner(suite, data_root, download, recorded or {})
     own = [cell for index in range(len(suite.blocks)) for cell in planner.cells(index)]
     extras = [
         cell
@@ -77,11 +80,19 @@ class _Planner:
     suite: Suite
     data_root: Path | None
     download: bool
+    recorded: Mapping[str, Facts]
 
     @cached_property
-    def _datasets(self) -> dict[str, Dataset]:
-        names = dict.fromkeys(name for block in self.suite.blocks for name in block.datasets)
-        return {name: load_dataset(name, self.data_root, self.download) for name in names}
+    def _datasets(self) -> dict[str, Facts]:
+        return {name: self._facts(name) for name in dict.fromkeys(n for b in self.suite.blocks for n in b.datasets)}
+
+    def _facts(self, name: str) -> Facts:
+        try:
+            return load_dataset(name, self.data_root, self.download).facts
+        except DataMissingError:
+            if name in self.recorded:
+                return self.recorded[name]
+            raise
 
     def cells(self, index: int) -> Iterator[Cell]:
         """The cells that a block asks for."""

@@ -69,8 +69,8 @@ class Record:
         suite, suite_digest: The suite it was run for, and the digest of its file.
         axes: Where it stands.
         status: `done`, `failed` (with `reason`, and `traceback` where it is ours or a plug-in's) or `skipped`.
-        targets: `ids` of the targets in their source, their `digest` and `labels`, the `dataset_digest`, and a `note`
-            on the copy of the data set where it is not the original one.
+        targets: `ids` of the targets in their source, their `digest` and `labels`; of their data set the
+            `dataset_digest`, `image_shape`, `n_classes`, and a `note` on the copy where it is not the original one.
         per_image: Metric name -> one value a target: `ssim_raw`, `ssim_aligned`, `psnr_raw`, `psnr_aligned`,
             `mse_raw`, `mse_aligned`, `correlation`, `correct` (labels; 0 or 1).
         controls: Control name -> metric name -> values: one a target for images; a single one for labels

@@ -104,6 +104,8 @@ def assemble(
             "labels": truth.labels.tolist(),
             "digest": targets_digest(truth),
             "dataset_digest": dataset.digest,
+            "image_shape": list(dataset.image_shape),
+            "n_classes": dataset.n_classes,
             "note": dataset.note,
         },
         per_image=scores.per_image,

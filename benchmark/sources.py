@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmark.decoded import decoded
-from benchmark.errors import UserError
+from benchmark.errors import DataMissingError, UserError
 from benchmark.parts import Dataset, Part, dataset_of, interleaved, part_of
 from benchmark.seeds import Rng
 
@@ -238,8 +238,8 @@ def _fetch(name: str, root: Path, fetch: Callable[[], object]) -> None:
         ) from None
 
 
-def _missing(name: str, what: str) -> UserError:
-    return UserError(
+def _missing(name: str, what: str) -> DataMissingError:
+    return DataMissingError(
         f"{name}: {what}; fetch it with --download, or name the folder that holds it with --data-root DIR or the "
         "environment variable UNSPLIT_BENCH_DATA"
     )

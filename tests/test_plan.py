@@ -4,7 +4,8 @@ import pytest
 
 from benchmark import registry
 from benchmark.cell import Plan, TargetRule
-from benchmark.errors import UserError
+from benchmark.data import Facts
+from benchmark.errors import DataMissingError, UserError
 from benchmark.plan import plan
 from benchmark.suite import Suite, read_suite
 
@@ -266,3 +267,26 @@ def test_a_suite_that_expands_to_nothing_is_refused(folder: Path) -> None:
     )
     with pytest.raises(UserError, match="asks for nothing"):
         plan(suite(folder, nothing))
+
+
+ELSEWHERE = """\
+name: elsewhere
+dataset: mnist
+model: mnist_net
+seeds: [0]
+blocks:
+  - {name: inputs, cuts: [pool1], defenses: [none], attacks: [known_client]}
+"""
+
+
+def test_results_are_planned_from_their_records_where_the_data_are_not(tmp_path: Path) -> None:
+    suite = read_suite(ELSEWHERE, tmp_path / "elsewhere.yaml")
+    recorded = {"mnist": Facts("mnist", "d" * 64, (1, 28, 28), 10)}
+    (cell,) = plan(suite, data_root=tmp_path, recorded=recorded).cells
+    assert cell.victim.dataset_digest == "d" * 64
+
+
+def test_without_data_and_without_records_there_is_no_plan(tmp_path: Path) -> None:
+    suite = read_suite(ELSEWHERE, tmp_path / "elsewhere.yaml")
+    with pytest.raises(DataMissingError, match="--download"):
+        plan(suite, data_root=tmp_path)

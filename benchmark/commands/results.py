@@ -51,7 +51,7 @@ def run(options: Options) -> int:
 
 def show_leaderboard(options: Options, form: str, folder: Path | None, attacks: bool) -> int:
     """The tables from what is stored or released: one format to standard output, or all into a folder."""
-    _, made = planned(options)
+    _, made = planned(options, to_read=True)
     with opened_store(options.output, write=False) as store:
         board = leaderboard(known_records(made, store), made)
     if folder is not None:
@@ -72,7 +72,7 @@ def show_records(options: Options, form: str, file: Path | None) -> int:
         raise UserError(f"--format {form}: no such format; choose csv or parquet")
     if form == "parquet" and file is None:
         raise UserError("--format parquet: is not text; name a file with -o FILE")
-    _, made = planned(options)
+    _, made = planned(options, to_read=True)
     with opened_store(options.output, write=False) as store:
         frame = images_frame(known_records(made, store), made)
     content = to_csv(frame).encode() if form == "csv" else to_parquet(frame)
@@ -86,7 +86,7 @@ def show_records(options: Options, form: str, file: Path | None) -> int:
 
 def export(options: Options, folder: Path | None) -> int:
     """Write the suite's records, also of an unfinished run, with their manifest and tables, for release."""
-    suite, made = planned(options)
+    suite, made = planned(options, to_read=True)
     target = folder or Path("results") / suite.name
     with opened_store(options.output, write=False) as store:
         records = records_of(made, store)

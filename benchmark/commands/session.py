@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from benchmark import registry
 from benchmark.commands.progress import Display
+from benchmark.data import Facts
 from benchmark.plan import plan
+from benchmark.released import read_released
 from benchmark.rows import axes_text
 from benchmark.run import ExecutorName, Limits, RunOutcome, records_of, run_plan
 from benchmark.runner import RunContext, chosen_device
@@ -62,16 +64,37 @@ class Options:
     fresh: bool = False
 
 
-def planned(options: Options) -> tuple[Suite, Plan]:
+def planned(options: Options, *, to_read: bool = False) -> tuple[Suite, Plan]:
     """The suite and its plan, with the defenses and attacks from outside.
+
+    Args:
+        options: What the user asked for.
+        to_read: Results are only read: data sets that are not on this machine are known from their records.
 
     Raises:
         UserError: Anything the user wrote is wrong.
     """
     suite = load_suite(options.suite)
+    recorded = _recorded_facts(options, suite) if to_read else {}
     defenses = [[registry.reference("defense", spec) for spec in parse_composed(text)] for text in options.defenses]
     attacks = [registry.reference("attack", text) for text in options.attacks]
-    return suite, plan(suite, defenses, attacks, data_root=options.data_root, download=options.download)
+    made = plan(suite, defenses, attacks, data_root=options.data_root, download=options.download, recorded=recorded)
+    return suite, made
+
+
+def _recorded_facts(options: Options, suite: Suite) -> dict[str, Facts]:
+    with opened_store(options.output, write=False) as store:
+        records = [*read_released(suite.name).values(), *store.records(suite.name, suite.digest)]
+    return {
+        record.axes.dataset: Facts(
+            record.axes.dataset,
+            record.targets["dataset_digest"],
+            tuple(record.targets["image_shape"]),
+            record.targets["n_classes"],
+        )
+        for record in records
+        if "image_shape" in record.targets
+    }
 
 
 def measured(options: Options, suite: Suite, made: Plan, store: Store) -> RunOutcome:
