@@ -16,6 +16,7 @@ from benchmark import registry
 from benchmark.data import Dataset, load_dataset, targets_digest
 from benchmark.environment import environment
 from benchmark.errors import PluginError, UserError
+from benchmark.evidence import client_evidence, data_evidence
 from benchmark.finding import Budget, Finding
 from benchmark.memory import peak_memory, restart_peak_memory
 from benchmark.observe import observe, target_positions
@@ -103,6 +104,8 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
     attack = registry.load_attack(first.attack)
     dataset = _dataset(first.victim.dataset, context.data_root, context.perturbation)
     victims = [_victim(cell.victim, context) for cell in group.cells]
+    # Before any view is made: until then no hook has drawn anything that it could keep.
+    clients = [client_evidence(victim, dataset) for victim in victims]
     observations = [observe(cell, victim, dataset, attack) for cell, victim in zip(group.cells, victims, strict=True)]
     restart_peak_memory()
     started = time.perf_counter()
@@ -113,7 +116,9 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
             f"attack {first.attack.name}: run returned {len(findings) if isinstance(findings, list) else findings!r} "
             f"findings for {len(group.cells)} views; return a list with one each"
         )
-    for cell, victim, seen, finding in zip(group.cells, victims, observations, findings, strict=True):
+    for cell, victim, client, seen, finding in zip(
+        group.cells, victims, clients, observations, findings, strict=True
+    ):
         scores = score_finding(cell, victim, dataset, seen, finding)
         # Before the record: a record that is stored has its images.
         if context.images is not None and "reconstruct" in cell.goals:
@@ -127,6 +132,7 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
             suite=context.suite,
             suite_digest=context.suite_digest,
             undefended=_victim(cell.victim.undefended(), context),
+            evidence=client | data_evidence(dataset, seen.truth),
             run=_run_facts(cell, context, seconds / len(group.cells)),
         )
     progress(1.0)

@@ -89,6 +89,7 @@ def assemble(
     suite: str,
     suite_digest: str,
     undefended: Victim,
+    evidence: Mapping[str, Any],
     run: Mapping[str, Any],
 ) -> Record:
     """The record of a finished cell."""
@@ -114,6 +115,7 @@ def assemble(
         utility=utility(victim, undefended, dataset),
         privacy=[_claim(statement) for statement in victim.protection.privacy()],
         reached=victim.protection.reached(),
+        evidence=dict(evidence),
         cost=cost(victim, undefended, dataset),
         convergence=scores.convergence,
         run=dict(run),
