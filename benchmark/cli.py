@@ -72,7 +72,7 @@ DataRoot = Annotated[
 Download = Annotated[bool, typer.Option("--download", help="Fetch data sets that are missing.")]
 DeviceName = Annotated[Device, typer.Option("--device", help="Where tensors are.")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Child processes.  [default: 2, at most one a core]")
+    int | None, typer.Option("--workers", min=1, help="Processes.  [default: one a core; with OMP_NUM_THREADS threads each, fewer]")
 ]
 Memory = Annotated[float, typer.Option("--memory", min=0.05, help="GiB an attack's tensors may take at once.")]
 ExecutorName = Annotated[Executor, typer.Option("--executor", help="Child processes, or this one.")]

@@ -42,7 +42,7 @@ def evaluate(
         output: Folder of store, victims and logs.
         device: `auto`, `cpu` or `cuda`.
         data_root: Where data sets lie.
-        workers: Child processes; two by default, at most one a core.
+        workers: Child processes; by default one a core.
 
     Returns:
         The leaderboard's rows, columns as in `benchmark.leaderboard.COLUMNS`; gaps where a cell could not be measured.

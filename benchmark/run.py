@@ -11,6 +11,9 @@ from benchmark.cell import Cell, Group, Plan
 from benchmark.errors import UserError
 from benchmark.executors import inline, local
 from benchmark.executors.attempt import OnProgress
+from benchmark.executors.cores import default_workers, threads_asked_for
+from benchmark.executors.slot import LIMITS
+from benchmark.executors.slot import Limits as Limits
 from benchmark.record import Record
 from benchmark.released import read_released
 
@@ -49,27 +52,14 @@ class RunOutcome:
         return self.n_done + self.n_skipped == self.n_planned
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How long things may take, in seconds; it changes what fails, never an outcome.
-
-    Attributes:
-        cell: An attack on one cell.
-        training: The training of one victim.
-    """
-
-    cell: float = local.CELL_LIMIT_SECONDS
-    training: float = local.TRAINING_LIMIT_SECONDS
-
-
 def run_plan(
     plan: Plan,
     store: Store,
     context: RunContext,
     *,
     executor: ExecutorName = "local",
-    workers: int = 2,
-    limits: Limits = Limits(),
+    workers: int | None = None,
+    limits: Limits = LIMITS,
     logs: Path | None = None,
     retry_failed: bool = True,
     released: Mapping[str, Record] | None = None,
@@ -87,7 +77,7 @@ def run_plan(
         context: Where and for which suite.
         executor: `local` (child processes) or `inline` (this process). A group with a plug-in that lives only in this
             process is run inline in any case.
-        workers: Child processes.
+        workers: Child processes; None for one a core, or as many as OMP_NUM_THREADS threads each leave room for.
         limits: Of time, in child processes.
         logs: Folder for what child processes print; None for `logs` beside the store.
         retry_failed: Whether cells that failed before are run again.
@@ -99,6 +89,7 @@ def run_plan(
         InterruptedRunError: The user stopped the run.
         UserError: The store cannot be written, or no process could be started.
     """
+    threads = threads_asked_for()
     run = _Run(plan, store, context, retry_failed, on_record)
     n_reused = run.reuse(released)
     here: list[Group] = []
@@ -113,9 +104,9 @@ def run_plan(
             on_progress,
             run.wanted,
             logs=logs or store.path.parent / "logs",
-            workers=workers,
-            cell_limit_seconds=limits.cell,
-            training_limit_seconds=limits.training,
+            workers=workers or default_workers(threads),
+            threads=threads,
+            limits=limits,
         )
         inline.run(here, context, run.keep, on_progress, run.wanted)
     except KeyboardInterrupt:

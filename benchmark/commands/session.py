@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +42,7 @@ class Options:
         device: `auto`, `cpu` or `cuda`.
         data_root: Where data sets lie, or None for the default.
         download: Fetch what is missing there.
-        workers: Child processes, or None for two, at most one a core.
+        workers: Child processes, or None for one a core.
         memory: GiB an attack's tensors may take at once.
         executor: `local` or `inline`.
         limit: Seconds a cell may take, or None for the suite's.
@@ -136,7 +135,7 @@ def _run(
             store,
             context,
             executor=options.executor,
-            workers=options.workers or min(2, os.cpu_count() or 1),
+            workers=options.workers,
             limits=Limits(cell=options.limit or suite.cell_limit),
             logs=store.path.parent / "logs",
             released=released,

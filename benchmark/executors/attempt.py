@@ -40,13 +40,16 @@ class Failure:
     contained: bool = False
 
 
-def attempt(group: Group, context: RunContext, progress: Callable[[Stage, float], None]) -> Iterator[Record | Failure]:
+def attempt(
+    group: Group, context: RunContext, progress: Callable[[Stage, float], None], *, attack: bool = True
+) -> Iterator[Record | Failure]:
     """Train the group's victims and attack them: a record a cell and, if something stops it, a failure at the end.
 
     Args:
         group: What to run.
         context: Where and for which suite.
         progress: Called with `training` and then `attack`, and the done fraction of that stage, 0 to 1.
+        attack: False to stop when the victims are trained.
 
     Raises:
         KeyboardInterrupt: The user stopped the run.
@@ -62,6 +65,8 @@ def attempt(group: Group, context: RunContext, progress: Callable[[Stage, float]
 
     try:
         runner.train_victims(group, context, lambda fraction: reached("training", fraction))
+        if not attack:
+            return
         reached("attack", 0.0)
         for record in runner.run_group(group, context, lambda fraction: reached("attack", fraction)):
             record_text(record)  # what cannot be written down is the cell's failure, not the store's

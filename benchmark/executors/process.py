@@ -24,10 +24,12 @@ _SHOW_SECONDS = 0.5
 class Worker:
     """A persistent child process that carries out groups.
 
-    It has a process group of its own, so that killing it takes along what its plug-ins started, and one thread.
+    It has a process group of its own, so that killing it takes along what its plug-ins started.
 
     Args:
         log: File its output is appended to.
+        threads: Threads it computes with.
+        cwd: Its working directory; None for this process's.
 
     Attributes:
         events: File descriptor to wait at for events.
@@ -37,7 +39,7 @@ class Worker:
         UserError: The log cannot be written.
     """
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, threads: int = 1, cwd: Path | None = None) -> None:
         self.log = log
         tasks, self._tasks = os.pipe()
         self.events, events = os.pipe()
@@ -56,13 +58,15 @@ class Worker:
                         str(tasks),
                         str(events),
                         str(os.getpid()),
+                        str(threads),
                     ],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     pass_fds=(tasks, events),
                     start_new_session=True,
-                    env=_environment(),
+                    env=_environment(threads),
+                    cwd=cwd,
                 )
         except OSError as error:
             os.close(self._tasks)
@@ -142,7 +146,7 @@ class Worker:
             return file.read().decode(errors="replace").strip() or None
 
 
-def _environment() -> dict[str, str]:
+def _environment(threads: int) -> dict[str, str]:
     root = str(Path(benchmark.executors.__path__[0]).resolve().parents[1])
     path = [entry for entry in [os.environ.get("PYTHONPATH")] if entry]
     # The parent's own packages first, where they come from PYTHONPATH or an editable install. Installed ones are
@@ -154,8 +158,8 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONUNBUFFERED": "1",
         "PYTHONHASHSEED": "0",
-        # Workers share the cores already; two threads on a busy core run many times slower than one.
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
+        # Chosen on purpose: threads that share a busy core run many times slower than one.
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
     }

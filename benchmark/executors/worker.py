@@ -1,4 +1,4 @@
-"""The child process of the local executor: reads groups, writes what becomes of them, one JSON object a line.
+"""A child process of an executor: reads groups, writes what becomes of them, one JSON object a line.
 
 Tasks and events have pipes of their own, so that whatever a plug-in prints ends in the log. The process dies with
 its parent, however that ends and whatever it is busy with.
@@ -30,9 +30,10 @@ def main(arguments: list[str]) -> None:
     """Work off tasks until there are no more.
 
     Args:
-        arguments: File descriptor to read tasks from, descriptor to write events to, process id of the parent.
+        arguments: File descriptor to read tasks from, descriptor to write events to, process id of the parent,
+            number of threads.
     """
-    tasks_end, events_end, parent = (int(argument) for argument in arguments)
+    tasks_end, events_end, parent, threads = (int(argument) for argument in arguments)
     die_with(parent)
     for end in (tasks_end, events_end):
         os.set_inheritable(end, False)
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> None:
 
     from benchmark.runner import RunContext
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     with os.fdopen(tasks_end, encoding="utf-8") as tasks, os.fdopen(events_end, "w", encoding="utf-8") as events:
 
         def send(event: dict[str, Any]) -> None:
@@ -56,7 +57,8 @@ def main(arguments: list[str]) -> None:
             task = json.loads(line)
             group = Group(tuple(Cell.from_json(cell) for cell in task["cells"]))
             last: dict[str, Any] = {"event": "done"}
-            for outcome in attempt(group, RunContext.from_json(task["context"]), _throttled(send)):
+            context = RunContext.from_json(task["context"])
+            for outcome in attempt(group, context, _throttled(send), attack=task["attack"]):
                 if isinstance(outcome, Failure):
                     last = {"event": "failure", **vars(outcome)}
                 else:
