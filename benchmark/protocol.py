@@ -182,7 +182,9 @@ def split_step(training: Training, protection: Protection, step: Step, wire: Wir
     with warnings.catch_warnings():
         # Opacus hooks the head's backward pass; torch remarks that images want no gradient, which is as it should be.
         warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
-        protected.backward(back)
+        # A client without weights has nothing to learn.
+        if protected.requires_grad:
+            protected.backward(back)
 
     _update(training)
     value = float(loss.detach())

@@ -65,7 +65,7 @@ class Worker:
                     stderr=output,
                     pass_fds=(tasks, events),
                     start_new_session=True,
-                    env=_environment(threads),
+                    env=environment_of(threads),
                     cwd=cwd,
                 )
         except OSError as error:
@@ -146,7 +146,8 @@ class Worker:
             return file.read().decode(errors="replace").strip() or None
 
 
-def _environment(threads: int) -> dict[str, str]:
+def environment_of(threads: int) -> dict[str, str]:
+    """Environment variables of a child process that imports what this one does and computes with `threads` threads."""
     root = str(Path(benchmark.executors.__path__[0]).resolve().parents[1])
     path = [entry for entry in [os.environ.get("PYTHONPATH")] if entry]
     # The parent's own packages first, where they come from PYTHONPATH or an editable install. Installed ones are
