@@ -42,8 +42,8 @@ def few_digits() -> Dataset:
 def patches() -> Dataset:
     """Patches of 3x64x64 of five real pictures, at half their resolution; the class is the picture.
 
-    The parts come from regions of a picture that do not touch: test patches from the upper half of a strip at its
-    right edge, victim patches from the lower half, auxiliary ones from the rest; within a part they overlap.
+    The parts come from regions of a picture that do not overlap: test patches from the upper half of a strip at its
+    right edge, victim patches from the lower half, auxiliary ones from the rest; within a part patches do.
 
     Raises:
         UserError: scikit-image is installed without its pictures.
@@ -51,7 +51,7 @@ def patches() -> Dataset:
     parts: dict[str, Part] = {}
     halves = [_halved(name) for name in PICTURES]
     for title, n in PER_CLASS.items():
-        chosen = [_patches(_region(picture, title), n) for picture in halves]
+        chosen = [cut_patches(picture, title) for picture in halves]
         labels = np.repeat(np.arange(len(PICTURES)), n)
         first_id = {"victim": 0, "auxiliary": 1000, "test": 2000}[title]
         parts[title] = part_of(np.concatenate(chosen), labels, first_id + np.arange(len(labels)))
@@ -71,18 +71,27 @@ def _halved(name: str) -> np.ndarray:
     return means.astype(np.uint8)
 
 
-def _region(picture: np.ndarray, part: str) -> np.ndarray:
-    if part == "auxiliary":
-        return picture[:, :-STRIP]
-    middle = len(picture) // 2
-    return picture[:middle, -STRIP:] if part == "test" else picture[middle:, -STRIP:]
+def cut_patches(picture: np.ndarray, part: str) -> np.ndarray:
+    """The patches of a part (`victim`, `auxiliary` or `test`), at evenly spaced places of its region of a picture.
 
+    Args:
+        picture: [height, width, 3], at least 128 x 144.
+        part: Whose region; the number of patches is `PER_CLASS` of it.
 
-def _patches(region: np.ndarray, n: int) -> np.ndarray:
-    """N patches at evenly spaced places of a region, [n, 3, SIZE, SIZE]."""
+    Returns:
+        [n, 3, SIZE, SIZE].
+    """
+    n, region = PER_CLASS[part], _region(picture, part)
     rows, columns = (np.arange(0, side - SIZE + 1, STRIDE) for side in region.shape[:2])
     places = [(row, column) for row in rows for column in columns]
     chosen = [places[round(at)] for at in np.linspace(0, len(places) - 1, n)]
     cut = [region[row : row + SIZE, column : column + SIZE] for row, column in chosen]
     stacked: np.ndarray = np.stack(cut).transpose(0, 3, 1, 2)
     return stacked
+
+
+def _region(picture: np.ndarray, part: str) -> np.ndarray:
+    if part == "auxiliary":
+        return picture[:, :-STRIP]
+    middle = len(picture) // 2
+    return picture[:middle, -STRIP:] if part == "test" else picture[middle:, -STRIP:]

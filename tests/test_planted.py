@@ -21,7 +21,6 @@ from benchmark.planted_verdicts import (
     known_verdict,
     measure,
     planted_reference,
-    released_verdicts,
     variants,
     verdict_key,
     with_verdict,
@@ -66,7 +65,7 @@ def test_every_stance_and_every_knowledge_of_an_attack_is_tried() -> None:
     ]
 
 
-def test_parts_of_a_picture_do_not_touch() -> None:
+def test_parts_of_a_picture_do_not_overlap() -> None:
     places = np.arange(150 * 225 * 3).reshape(150, 225, 3)
     parts = [set(cut_patches(places, part).ravel().tolist()) for part in ("victim", "auxiliary", "test")]
     assert all(parts)
