@@ -14,6 +14,8 @@ from benchmark.record_values import NAN, number
 
 SCORED_BY = {"inputs": "ssim_aligned", "labels": "accuracy", "client_model": "steal_accuracy"}
 SETTLED_CHANGE = 0.01
+# Written into a record by the run, which tries every attack on planted clients.
+PLANTED_CLIENT_FAILED = "planted_client_failed"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class AttackScore:
         control_mean: Its mean.
         exposed: 95th percentile and maximum over images, normalised like `score`.
         converged: Share of its cells that converged.
+        fails_planted: Whether it fails on a client that hides nothing, so that its own failures say nothing.
     """
 
     score: float
@@ -35,6 +38,12 @@ class AttackScore:
     control_mean: float
     exposed: tuple[float, float]
     converged: float
+    fails_planted: bool = False
+
+    @property
+    def speaks(self) -> bool:
+        """Whether what it did not find may count: it came to rest in every cell and passes its planted client."""
+        return self.converged == 1.0 and not self.fails_planted
 
 
 def sample(record: Record, goal: str) -> Sample:
@@ -81,6 +90,7 @@ def attack_score(records: Sequence[Record], goal: str) -> AttackScore:
         control_mean=control_mean,
         exposed=exposed,
         converged=sum(converged(record) for record in records) / len(records),
+        fails_planted=any(PLANTED_CLIENT_FAILED in record.flags for record in records),
     )
 
 

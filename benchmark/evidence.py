@@ -9,9 +9,10 @@ deep copies with streams of their own: nothing that a defense learned or draws m
     gradients   `Channel`: what the label owner sends back; null in the vanilla topology
     hooks       the hooks that the defenses override, sorted
     watched     whether the server's view of training was kept, so that training-phase attacks were possible
-    n_records   training records N
-    n_auxiliary, n_test, n_targets
-    targets_in_auxiliary   targets that also stand among the auxiliary images, pixel for pixel at 8 bits
+    n_records, n_auxiliary, n_test, n_targets    samples of each part of the data, and targets of the cell
+    targets_in_auxiliary    targets that also stand among the auxiliary images, pixel for pixel at 8 bits
+    test_apart, targets_apart    `benchmark.treated_apart.treated_apart` of test images, and of the targets in their
+                phase, beside auxiliary images; null where a hook broke its contract
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch.nn import functional as F
 from benchmark.cell import TRAINING_HOOKS
 from benchmark.errors import PluginError
 from benchmark.seeds import Rng
+from benchmark.treated_apart import treated_apart
 
 if TYPE_CHECKING:
     from benchmark.data import Dataset, Part
@@ -92,15 +94,18 @@ def client_evidence(victim: Victim, dataset: Dataset) -> dict[str, Any]:
         "gradients": gradients,
         "hooks": sorted(overridden),
         "watched": victim.seen is not None,
+        "test_apart": _apart(victim, _first_of_each(dataset.test), dataset, "inference"),
     }
 
 
-def data_evidence(dataset: Dataset, targets: Part) -> dict[str, Any]:
-    """Facts about the data that a cell was scored on.
+def target_evidence(victim: Victim, dataset: Dataset, targets: Part, phase: Phase) -> dict[str, Any]:
+    """Facts about the images that a cell was scored on.
 
     Args:
+        victim: On any device; not changed.
         dataset: All its parts.
         targets: The private images under attack.
+        phase: When the server saw them.
     """
     auxiliary = _pictures(dataset)
     return {
@@ -109,7 +114,22 @@ def data_evidence(dataset: Dataset, targets: Part) -> dict[str, Any]:
         "n_test": len(dataset.test),
         "n_targets": len(targets),
         "targets_in_auxiliary": sum(picture in auxiliary for picture in _bytes(targets)),
+        "targets_apart": _apart(victim, targets, dataset, phase),
     }
+
+
+def _first_of_each(part: Part) -> Part:
+    """About four times as many images as are probed, of each class alike."""
+    labels = part.labels.unique()
+    wanted = max(1, 4 * IMAGES // len(labels))
+    return part.select(torch.cat([(part.labels == label).nonzero().flatten()[:wanted] for label in labels]))
+
+
+def _apart(victim: Victim, judged: Part, dataset: Dataset, phase: Phase) -> dict[str, float] | None:
+    try:
+        return treated_apart(victim, judged, dataset.auxiliary, phase)
+    except PluginError:
+        return None
 
 
 def _sent(victim: Victim, images: Tensor, phase: Phase) -> Channel:

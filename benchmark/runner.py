@@ -16,7 +16,7 @@ from benchmark import registry
 from benchmark.data import Dataset, load_dataset, targets_digest
 from benchmark.environment import environment
 from benchmark.errors import PluginError, UserError
-from benchmark.evidence import client_evidence, data_evidence
+from benchmark.evidence import client_evidence, target_evidence
 from benchmark.finding import Budget, Finding
 from benchmark.memory import peak_memory, restart_peak_memory
 from benchmark.observe import observe, target_positions
@@ -132,7 +132,7 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
             suite=context.suite,
             suite_digest=context.suite_digest,
             undefended=_victim(cell.victim.undefended(), context),
-            evidence=client | data_evidence(dataset, seen.truth),
+            evidence=client | target_evidence(victim, dataset, seen.truth, cell.phase),
             run=_run_facts(cell, context, seconds / len(group.cells)),
         )
     progress(1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,9 @@ from benchmark.record_values import NAN, image_mean, number, slot_mean, victim_m
 from benchmark.rows import Configuration, Row, configurations
 
 TIERS = (0.02, 0.10)
+# From the least to the most that an attack knows of the defense.
+STANCES = ("oblivious", "aware", "adaptive")
+PHASES = ("inference", "training")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Standing:
     Attributes:
         row: The cells.
         scores: Every configuration whose planned cells are all done.
+        samples: What their cells say, for comparing configurations of two rows.
         worst: The configuration that leaks most, or None where that is not known.
         draws: [1 + resamples] leakage, cut to [0, 1]: of the data, then of each resample; NaN where not known.
         leakage, low, high: Leakage with its 95 % interval, in [0, 1].
@@ -39,6 +43,7 @@ class Standing:
 
     row: Row
     scores: Mapping[Configuration, AttackScore]
+    samples: Mapping[Configuration, Sequence[Sample]]
     worst: Configuration | None
     draws: Array
     leakage: float
@@ -55,13 +60,34 @@ class Standing:
     seeds: tuple[int, ...]
 
     @property
-    def established(self) -> bool:
-        """Whether an attack that sets the worst score converged at every seed: else leakage is only a lower bound."""
+    def mandatory(self) -> tuple[str, ...]:
+        """The stances a row must have been attacked in: there is nothing to know about no defense."""
+        return STANCES[:1] if self.row.key.defense == "none" else STANCES
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """The mandatory stances without an attack that came to rest at every seed and passes its planted client."""
+        heard = {key.stance for key, score in self.scores.items() if score.speaks}
+        return tuple(stance for stance in self.mandatory if stance not in heard)
+
+    @property
+    def worst_speaks(self) -> bool:
+        """Whether an attack that sets the worst score came to rest at every seed and passes its planted client."""
         if self.worst is None:
             return False
         # Of attacks that reach the same score, one that came to rest speaks for it.
         worst = self.scores[self.worst].score
-        return any(score.score == worst and score.converged == 1.0 for score in self.scores.values())
+        return any(score.score == worst and score.speaks for score in self.scores.values())
+
+    @property
+    def established(self) -> bool:
+        """Whether leakage is more than a lower bound: the attack that sets it, and one of each stance, speak."""
+        return self.worst_speaks and not self.silent
+
+    def sends_bare(self, phase: str) -> bool:
+        """Whether what is sent in a phase is bit-identical to the head's own output, at every seed."""
+        found = [record.evidence.get("sent", {}).get(phase, {}) for record in self.row.records]
+        return bool(found) and all(channel.get("inactive", False) for channel in found)
 
     def worst_mean(self, metric: str) -> float:
         """Mean of a per-image metric over the worst attack's cells; NaN where it has none."""
@@ -78,16 +104,16 @@ def stand(row: Row) -> Standing:
     """Compute a row's standing. A number over an incomplete set of cells is NaN."""
     goal = row.key.goal
     scores: dict[Configuration, AttackScore] = {}
-    samples: list[list[Sample]] = []
+    samples: dict[Configuration, list[Sample]] = {}
     for key, found in configurations(row.slots).items():
         records = [slot.done for slot in found if slot.done is not None]
         if len(records) == len(found):
-            samples.append([sample(record, goal) for record in records])
+            samples[key] = [sample(record, goal) for record in records]
             scores[key] = attack_score(records, goal)
     draws = np.array([NAN])
     worst = None
     if row.complete:
-        position, draws = worst_scores(samples)
+        position, draws = worst_scores(list(samples.values()))
         worst = list(scores)[position] if np.isfinite(draws[0]) else None
         draws = draws.clip(0.0, 1.0)
     low, high = interval(draws)
@@ -100,6 +126,7 @@ def stand(row: Row) -> Standing:
     return Standing(
         row=row,
         scores=scores,
+        samples=samples,
         worst=worst,
         draws=draws,
         leakage=float(draws[0]),

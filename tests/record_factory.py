@@ -121,7 +121,13 @@ def record(
             "per_image": per_image,
             "controls": controls,
             "scalars": scalars,
-            "utility": {"accuracy": utility, "undefended_accuracy": UTILITY, "majority": 0.114},
+            "utility": {
+                "accuracy": utility,
+                "undefended_accuracy": UTILITY,
+                "majority": 0.114,
+                "auxiliary_accuracy": utility,
+            },
+            "evidence": evidence(base["axes"].defense),
             "cost": {"bytes_up": 4608.0, "bytes_down": 4608.0, "time_ratio": 1.1, "client_params": 208.0},
             "convergence": {"trace": {"step": [0, 1], "loss": [1.0, 0.1]}, "steps": 2000, "converged": True},
             "run": _run(),
@@ -132,6 +138,41 @@ def record(
 
 def records(cells: Sequence[Cell], **values: Any) -> list[Record]:
     return [record(one, **values) for one in cells]
+
+
+def evidence(defense: str = "none", **changes: Any) -> dict[str, Any]:
+    """What a run finds out about an ordinary client: noise that is fresh, or nothing at all without a defense.
+
+    Args:
+        defense: `none` or any other.
+        changes: Facts about what is sent, by phase (`inference={"frozen": True}`), or other facts, as they are.
+    """
+    defended = defense != "none"
+    channel = {
+        "finite": True,
+        "random": defended,
+        "frozen": False,
+        "constant": False,
+        "inactive": not defended,
+        "gradient": "flows",
+        "distortion": 0.5 if defended else 0.0,
+        "problem": None,
+    }
+    alike = {"judged": 0.5, "others": 0.5, "auc": 0.5, "p": 0.8}
+    facts = {
+        "sent": {phase: channel | changes.pop(phase, {}) for phase in ("inference", "training")},
+        "gradients": None,
+        "hooks": ["protect_activations"] if defended else [],
+        "watched": False,
+        "n_records": 3000,
+        "n_auxiliary": 1000,
+        "n_test": 1000,
+        "n_targets": 20,
+        "targets_in_auxiliary": 0,
+        "test_apart": alike,
+        "targets_apart": alike,
+    }
+    return facts | changes
 
 
 def _images(ssim: np.ndarray) -> dict[str, list[float]]:

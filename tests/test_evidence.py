@@ -13,9 +13,9 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from benchmark.cell import Group
-from benchmark.data import Dataset
-from benchmark.evidence import client_evidence, data_evidence
+from benchmark.cell import Group, TargetRule
+from benchmark.data import Dataset, choose_targets
+from benchmark.evidence import client_evidence, target_evidence
 from benchmark.runner import RunContext, run_group
 from benchmark.seeds import Rng
 from benchmark.victim import Victim, obtain_victim
@@ -61,6 +61,18 @@ class Odd(Defense):
         return HOOKS[self.does](z, rng)
 
 
+class Remembers(Defense):
+    """Sends nothing of the images it knows by heart, and everything else as it is. Own work."""
+
+    name: ClassVar[str] = "remembers"
+    side: ClassVar[Side] = "activations"
+    _known: frozenset[bytes] = PrivateAttr(frozenset())
+
+    def protect_inputs(self, x: Tensor, rng: Rng, phase: Phase) -> Tensor:
+        known = torch.tensor([image.numpy().tobytes() in self._known for image in x], device=x.device)
+        return torch.where(known.view(-1, 1, 1, 1), torch.zeros_like(x), x)
+
+
 class OddGradients(Defense):
     """Does one of many odd things to what is sent back. Own work."""
 
@@ -100,7 +112,13 @@ def test_what_is_sent_without_a_defense_is_the_heads_own_output(victim: Callable
         "finite": True, "random": False, "frozen": False, "constant": False, "inactive": True, "gradient": "flows",
         "distortion": 0.0, "problem": None,
     }  # fmt: skip
-    assert found == {"sent": {"inference": plain, "training": plain}, "gradients": None, "hooks": [], "watched": False}
+    assert found == {
+        "sent": {"inference": plain, "training": plain},
+        "gradients": None,
+        "hooks": [],
+        "watched": False,
+        "test_apart": {"judged": 0.0, "others": 0.0, "auc": 0.5, "p": 1.0},
+    }
 
 
 @pytest.mark.parametrize(
@@ -192,15 +210,52 @@ def test_gathering_takes_nothing_from_the_streams_of_views(victim: Callable[...,
     assert torch.equal(first, second)
 
 
-def test_targets_among_the_auxiliary_images_are_counted(digits: Dataset) -> None:
+def test_targets_among_the_auxiliary_images_are_counted(victim: Callable[..., Victim], digits: Dataset) -> None:
     targets = digits.test.select(torch.arange(10))
-    assert data_evidence(digits, targets) == {
+    assert target_evidence(victim(), digits, targets, "inference") == {
         "n_records": 3000, "n_auxiliary": 1000, "n_test": 1000, "n_targets": 10, "targets_in_auxiliary": 0,
+        "targets_apart": {"judged": 0.0, "others": 0.0, "auc": 0.5, "p": 1.0},
     }  # fmt: skip
     images = digits.auxiliary.images.clone()
     images[[3, 50]] = targets.images[:2] + 1e-4
     leaky = replace(digits, auxiliary=replace(digits.auxiliary, images=images))
-    assert data_evidence(leaky, targets)["targets_in_auxiliary"] == 2
+    assert target_evidence(victim(), leaky, targets, "inference")["targets_in_auxiliary"] == 2
+
+
+def test_a_defense_that_knows_the_test_images_is_seen_to_treat_them_apart(
+    victim: Callable[..., Victim], digits: Dataset
+) -> None:
+    defense = Remembers()
+    defense._known = frozenset(image.numpy().tobytes() for image in digits.test.images)
+    found = client_evidence(victim(defense), digits)["test_apart"]
+    assert found["judged"] > 0.1
+    assert found["others"] == 0
+    assert found["auc"] == 1
+    assert found["p"] < 1e-20
+
+
+def test_a_defense_that_knows_ten_targets_is_seen_to_treat_them_apart(
+    victim: Callable[..., Victim], digits: Dataset
+) -> None:
+    targets = digits.victim.select(choose_targets(digits.victim, TargetRule()))
+    defense = Remembers()
+    defense._known = frozenset(image.numpy().tobytes() for image in targets.images)
+    defended = victim(defense)
+    found = target_evidence(defended, digits, targets, "training")["targets_apart"]
+    assert found["auc"] == 1
+    assert found["p"] < 1e-6
+    assert client_evidence(defended, digits)["test_apart"]["p"] == 1
+
+
+@pytest.mark.parametrize("defense", ["clipped_gaussian_noise:clip=1.0,sigma=0.1", "top_k", "quantisation:bits=1"])
+def test_a_defense_that_depends_on_the_image_treats_test_images_like_others(
+    digits: Dataset, tmp_path: Path, defense: str
+) -> None:
+    spec = victim_spec(digits, defense, epochs=1)
+    found = client_evidence(obtain_victim(spec, digits, tmp_path, torch.device("cpu")), digits)["test_apart"]
+    assert found["judged"] == pytest.approx(found["others"], rel=0.1)
+    assert 0.35 < found["auc"] < 0.65
+    assert found["p"] > 1e-3
 
 
 def test_a_record_keeps_the_evidence_as_plain_json(digits: Dataset, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from benchmark.flags import FLAGS, meaning
 from benchmark.leaderboard import leaderboard
 from benchmark.record import Record
 from tests.record_factory import cell, record, records
-from tests.test_leaderboard import LABELS, claim, seeds
+from tests.test_leaderboard import LABELS, claim, every_stance, seeds
 
 
 def flags(found: list[Record], defense: str = "none") -> dict[str, tuple[str, str]]:
@@ -62,7 +62,10 @@ def test_a_row_is_established_where_the_attack_that_leaks_most_converged() -> No
 def test_a_weaker_attack_that_converged_does_not_establish_what_a_stronger_one_did_not() -> None:
     unsettled = [record(c, convergence={"converged": c.victim.seed == 0}) for c in seeds()]
     found = unsettled + records(seeds(attack="other"), ssim=0.2)
-    assert flags(found)["not_established"] == ("fatal", "33% of the cells of unsplit:clone=joint converged")
+    assert flags(found)["not_established"] == (
+        "fatal",
+        "unsplit:clone=joint, which leaks most, converged in 33% of its cells",
+    )
     assert not ranked(found)
 
 
@@ -114,12 +117,12 @@ def test_an_epsilon_without_ground_is_fatal(changes: dict[str, Any], lack: str) 
 
 @pytest.mark.parametrize("infinite", ["inf", float("inf")])
 def test_an_infinite_epsilon_promises_nothing_and_raises_no_flag(infinite: Any) -> None:
-    found = records(seeds("gaussian_noise"), privacy=[claim(infinite, accountant="", delta=None)])
+    found = records(every_stance("gaussian_noise"), privacy=[claim(infinite, accountant="", delta=None)])
     assert flags(found, "gaussian_noise") == {}
 
 
 def test_an_epsilon_that_says_itself_that_it_is_invalid_is_only_labelled() -> None:
-    found = records(seeds("dp_sgd"), privacy=[claim(None, why_invalid="the server is not covered")])
+    found = records(every_stance("dp_sgd"), privacy=[claim(None, why_invalid="the server is not covered")])
     assert flags(found, "dp_sgd") == {"epsilon_invalid": ("label", "weights: the server is not covered")}
     assert ranked(found, "dp_sgd")
 
@@ -177,7 +180,7 @@ def test_another_method_with_more_knowledge_may_do_worse() -> None:
 
 
 def test_an_attack_below_its_control_is_pointed_out() -> None:
-    found = records(seeds(), ssim=0.6) + records(seeds("noise"), ssim=0.1)
+    found = records(seeds(), ssim=0.6) + records(every_stance("noise"), ssim=0.1)
     assert flags(found, "noise")["leakage_below_control"] == (
         "caution",
         "unsplit:clone=joint scores 0.100, the control train_mean 0.240 without the smashed data",
@@ -208,14 +211,14 @@ def test_a_defense_that_met_fewer_attacks_than_the_others_is_pointed_out() -> No
 
 
 def test_an_interval_wider_than_the_gap_to_the_next_row_is_pointed_out() -> None:
-    close = records(seeds(), ssim=0.65) + records(seeds("noise"), ssim=0.64)
-    far = records(seeds(), ssim=0.65) + records(seeds("noise"), ssim=0.3)
+    close = records(seeds(), ssim=0.65) + records(every_stance("noise"), ssim=0.64)
+    far = records(seeds(), ssim=0.65) + records(every_stance("noise"), ssim=0.3)
     assert "interval_wider_than_gap" in flags(close, "noise")
     assert "interval_wider_than_gap" not in flags(far, "noise")
 
 
 def test_the_gap_is_to_the_next_row_that_is_ranked() -> None:
-    unranked = records(seeds("odd"), ssim=0.64, flags=["reused_noise"])
+    unranked = records(every_stance("odd"), ssim=0.64, flags=["reused_noise"])
     assert "interval_wider_than_gap" not in flags(records(seeds(), ssim=0.65) + unranked)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from benchmark.errors import UserError
 from benchmark.leaderboard import COLUMNS, images_frame, leaderboard, on_front
 from benchmark.record import Record
 from benchmark.rows import axes_text, includes
+from benchmark.standing import STANCES
 from tests.record_factory import CONTROLS, UNDEFENDED, cell, plan, record, records
 
 DECODER: dict[str, Any] = {
@@ -39,6 +41,16 @@ BEST_CONTROL = max(CONTROLS.values())
 
 def seeds(*names: Any, n: int = 3, **changes: Any) -> list[Cell]:
     return [cell(*names, seed=seed, **changes) for seed in range(n)]
+
+
+def every_stance(*names: Any, **changes: Any) -> list[Cell]:
+    """What a defended row must have met before it can be ranked."""
+    return [one for stance in STANCES for one in seeds(*names, stance=stance, **changes)]
+
+
+def by_seed(cells: list[Cell], metric: str, values: Sequence[float]) -> list[Record]:
+    """Records of cells, victim seed i with values[i]."""
+    return [record(one, **{metric: values[one.victim.seed]}) for one in cells]
 
 
 def rows(found: list[Record], of: list[Cell] | None = None) -> list[dict[str, Any]]:
@@ -219,9 +231,9 @@ def test_an_invalid_claim_is_no_number() -> None:
 def test_ranks_go_by_the_upper_end_of_leakage_within_a_tier() -> None:
     found = (
         records(seeds(), ssim=0.65)
-        + records(seeds("weak", side="activations"), ssim=0.5, utility=0.97)
-        + records(seeds("strong", side="activations"), ssim=0.3, utility=0.92)
-        + records(seeds("broken", side="activations"), ssim=0.25, utility=0.5)
+        + records(every_stance("weak", side="activations"), ssim=0.5, utility=0.97)
+        + records(every_stance("strong", side="activations"), ssim=0.3, utility=0.92)
+        + records(every_stance("broken", side="activations"), ssim=0.25, utility=0.5)
     )
     assert [(row["rank"], row["tier"], row["defense"]) for row in rows(found)] == [
         (1, 1, "weak"),
@@ -244,34 +256,34 @@ def test_a_drop_of_just_two_points_is_in_the_first_tier() -> None:
 
 
 def test_rows_that_cannot_be_told_apart_share_a_rank_and_the_next_is_skipped() -> None:
-    found = records(seeds(), ssim=0.65) + records(seeds("b"), ssim=0.4)
-    jittered = [record(c, ssim=0.4 + shift) for c, shift in zip(seeds("a"), (-0.03, 0.01, 0.02), strict=True)]
+    found = records(seeds(), ssim=0.65) + records(every_stance("b"), ssim=0.4)
+    jittered = by_seed(every_stance("a"), "ssim", (0.37, 0.41, 0.42))
     assert [(row["rank"], row["defense"]) for row in rows(found + jittered)] == [(1, "b"), (1, "a"), (3, "none")]
 
 
 def test_rows_whose_paired_difference_is_certain_are_ranked_apart_although_their_intervals_overlap() -> None:
-    found = records(seeds(), ssim=0.65) + records(seeds("noise"), ssim=0.63)
+    found = records(seeds(), ssim=0.65) + records(every_stance("noise"), ssim=0.63)
     first, second = rows(found)
     assert first["leakage_high"] > second["leakage_low"]
     assert [(row["rank"], row["defense"]) for row in (first, second)] == [(1, "noise"), (2, "none")]
 
 
 def test_a_row_that_is_less_certain_stands_behind_one_of_the_same_mean() -> None:
-    found = records(seeds("a"), ssim=0.42)
-    uncertain = [record(c, ssim=0.41 + s) for c, s in zip(seeds("b"), (-0.15, 0.05, 0.10), strict=True)]
+    found = records(every_stance("a"), ssim=0.42)
+    uncertain = by_seed(every_stance("b"), "ssim", (0.26, 0.46, 0.51))
     first, second = rows(found + uncertain)
     assert (first["defense"], second["defense"]) == ("a", "b")
     assert first["leakage"] > second["leakage"]
 
 
 def test_a_row_shares_a_rank_only_where_it_cannot_be_told_from_any_row_of_that_rank() -> None:
-    between = [record(c, ssim=0.42 + s) for c, s in zip(seeds("b"), (-0.025, 0.0, 0.025), strict=True)]
-    found = records(seeds("a"), ssim=0.40) + between + records(seeds("c"), ssim=0.44)
+    between = by_seed(every_stance("b"), "ssim", (0.395, 0.42, 0.445))
+    found = records(every_stance("a"), ssim=0.40) + between + records(every_stance("c"), ssim=0.44)
     assert [(row["rank"], row["defense"]) for row in rows(found)] == [(1, "a"), (1, "b"), (3, "c")]
 
 
 def test_rows_of_different_tiers_never_share_a_rank() -> None:
-    found = records(seeds("a"), ssim=0.4, utility=0.92) + records(seeds("b"), ssim=0.4)
+    found = records(every_stance("a"), ssim=0.4, utility=0.92) + records(every_stance("b"), ssim=0.4)
     assert [(row["rank"], row["tier"], row["defense"]) for row in rows(found)] == [(1, 1, "b"), (2, 2, "a")]
 
 
@@ -287,7 +299,7 @@ def test_ranks_start_anew_where_the_cut_asked_for_differs() -> None:
 
 
 def test_a_defense_that_moves_the_cut_competes_at_the_cut_asked_for() -> None:
-    deeper = seeds("deeper_split", "to=pool2", cut_reached="pool2", side="architecture")
+    deeper = every_stance("deeper_split", "to=pool2", cut_reached="pool2", side="architecture")
     found = rows(records(seeds()) + records(deeper, ssim=0.4))
     assert [(row["rank"], row["cut"]) for row in found] == [(1, "pool1->pool2"), (2, "pool1")]
 
@@ -302,7 +314,7 @@ def test_the_order_of_the_records_does_not_matter() -> None:
 
 def test_another_defense_beside_a_row_does_not_move_its_numbers() -> None:
     alone = rows(records(seeds()))[0]
-    beside = rows(records(seeds()) + records(seeds("noise", n=5), ssim=0.3))[-1]
+    beside = rows(records(seeds()) + records(every_stance("noise", n=5), ssim=0.3))[-1]
     numbers = ("leakage", "leakage_low", "leakage_high", "leakage_p95", "utility")
     assert beside["defense"] == "none"
     assert {name: alone[name] for name in numbers} == {name: beside[name] for name in numbers}
@@ -333,7 +345,7 @@ def test_two_versions_of_an_unplanned_plug_in_are_not_averaged() -> None:
 
 
 def test_a_record_that_was_not_planned_adds_its_row() -> None:
-    found = rows(records(seeds()) + records(seeds("mine"), ssim=0.4), seeds())
+    found = rows(records(seeds()) + records(every_stance("mine"), ssim=0.4), seeds())
     assert [row["defense"] for row in found] == ["mine", "none"]
 
 

@@ -142,6 +142,37 @@ def wilson(successes: int, trials: int, level: float = LEVEL) -> tuple[float, fl
     return float(found.low), float(found.high)
 
 
+def exact_low(successes: int, trials: int, level: float = LEVEL) -> float:
+    """Lower end of the one-sided exact interval of a proportion (Clopper and Pearson, 1934).
+
+    Where a proportion is to contradict a bound, it must never do so more often than stated: Wilson's lower end is too
+    high where few successes are expected.
+
+    Raises:
+        ValueError: There is no trial, or there are more successes than trials.
+    """
+    found = binomtest(successes, trials, alternative="greater").proportion_ci(confidence_level=level, method="exact")
+    return float(found.low)
+
+
+def difference_low(first: tuple[int, int], second: tuple[int, int], level: float = LEVEL) -> float:
+    """Lower end of the interval of the difference of two independent proportions, in [-1, 1].
+
+    Newcombe (1998, "Interval estimation for the difference between independent proportions", Statistics in Medicine
+    17, method 10): d - sqrt((p1 - l1)^2 + (u2 - p2)^2), with Wilson's ends l1 and u2.
+
+    Args:
+        first, second: Successes and trials.
+        level: Of the two-sided interval.
+
+    Raises:
+        ValueError: As `wilson`.
+    """
+    (low, _), (_, high) = wilson(*first, level), wilson(*second, level)
+    p1, p2 = first[0] / first[1], second[0] / second[1]
+    return p1 - p2 - float(np.hypot(p1 - low, high - p2))
+
+
 @lru_cache(maxsize=16)
 def _image_weights(targets: str, n: int, resamples: int) -> Array:
     # [1 + resamples, n], rows sum to 1; the first weighs every image alike.
