@@ -14,6 +14,7 @@ from benchmark.executors.attempt import OnProgress
 from benchmark.executors.cores import default_workers, threads_asked_for
 from benchmark.executors.slot import LIMITS
 from benchmark.executors.slot import Limits as Limits
+from benchmark.planted_run import OnPlanted, with_verdicts
 from benchmark.record import Record
 from benchmark.released import read_released
 
@@ -65,6 +66,7 @@ def run_plan(
     released: Mapping[str, Record] | None = None,
     on_record: Callable[[Record], None] = lambda _: None,
     on_progress: OnProgress = lambda *_: None,
+    on_planted: OnPlanted = lambda *_: None,
 ) -> RunOutcome:
     """Measure every cell of a plan that is not measured yet.
 
@@ -84,6 +86,7 @@ def run_plan(
         released: Records that need not be computed, by key; None for those that come with the package.
         on_record: Called with each record once it is stored.
         on_progress: Called with a group, its stage and that stage's done fraction.
+        on_planted: Called while an attack that nobody has a verdict of meets its planted clients, before the cells.
 
     Raises:
         InterruptedRunError: The user stopped the run.
@@ -96,14 +99,16 @@ def run_plan(
     elsewhere: list[Group] = []
     for group in run.groups():
         (here if executor == "inline" or _lives_here(group) else elsewhere).append(group)
+    logs = logs or store.path.parent / "logs"
     try:
+        context = with_verdicts(context, [*here, *elsewhere], logs, here=executor == "inline", on_planted=on_planted)
         local.run(
             elsewhere,
             context,
             run.keep,
             on_progress,
             run.wanted,
-            logs=logs or store.path.parent / "logs",
+            logs=logs,
             workers=workers or default_workers(threads),
             threads=threads,
             limits=limits,

@@ -20,6 +20,7 @@ from benchmark.evidence import client_evidence, target_evidence
 from benchmark.finding import Budget, Finding
 from benchmark.memory import peak_memory, restart_peak_memory
 from benchmark.observe import observe, target_positions
+from benchmark.planted_verdicts import Verdict, verdict_key, with_verdict
 from benchmark.record import Record
 from benchmark.scoring import assemble, score_finding
 from benchmark.seeds import Rng
@@ -44,6 +45,8 @@ class RunContext:
         memory: Bytes an attack's tensors may take at once.
         perturbation: Standard deviation of noise added to every image; 1e-7 stands for another CPU's rounding, to
             measure what that moves. Such records and victims belong in a store and cache of their own.
+        verdicts: What came of the attacks' planted clients (`benchmark.planted_verdicts.Verdict` as JSON) by verdict
+            key. None lets `run_plan` find or measure them. Records of an attack without one are flagged.
         images: Folder that keeps the reconstructions that were scored, a file a cell, or None to keep none.
     """
 
@@ -55,6 +58,7 @@ class RunContext:
     memory: int = 2 * 1024**3
     perturbation: float = 0.0
     images: str | None = None
+    verdicts: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The context as JSON values."""
@@ -102,6 +106,8 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
     """
     first = group.cells[0]
     attack = registry.load_attack(first.attack)
+    stated = (context.verdicts or {}).get(verdict_key(first.attack))
+    verdict = None if stated is None else Verdict.from_json(stated)
     dataset = _dataset(first.victim.dataset, context.data_root, context.perturbation)
     victims = [_victim(cell.victim, context) for cell in group.cells]
     # Before any view is made: until then no hook has drawn anything that it could keep.
@@ -123,7 +129,7 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
         # Before the record: a record that is stored has its images.
         if context.images is not None and "reconstruct" in cell.goals:
             _keep_images(Path(context.images), cell, finding, scores.convergence["checkpoint"])
-        yield assemble(
+        record = assemble(
             cell,
             victim,
             dataset,
@@ -135,6 +141,7 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
             evidence=client | target_evidence(victim, dataset, seen.truth, cell.phase),
             run=_run_facts(cell, context, seconds / len(group.cells)),
         )
+        yield with_verdict(record, verdict)
     progress(1.0)
 
 

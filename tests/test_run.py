@@ -43,7 +43,7 @@ def steady(group_of: Callable[..., Group]) -> Plan:
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> RunContext:
-    return RunContext("mine", "d1", str(tmp_path_factory.mktemp("victims")))
+    return RunContext("mine", "d1", str(tmp_path_factory.mktemp("victims")), verdicts={})
 
 
 @pytest.fixture(scope="module")

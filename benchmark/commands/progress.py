@@ -9,9 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from benchmark.report.names import full_name
+
 if TYPE_CHECKING:
-    from benchmark.cell import Cell, Group
+    from benchmark.cell import Cell, Group, PluginRef
     from benchmark.executors.attempt import Stage
+    from benchmark.planted_verdicts import Verdict
     from benchmark.record import Axes, Record
 
 _BARS = 1000
@@ -42,6 +45,8 @@ class Display:
         )
         self._all = self._progress.add_task(f"{escape(title)}: cells", total=n_planned, completed=n_there)
         self._running: dict[int, TaskID] = {}
+        self._planted: list[PluginRef] = []
+        self._meeting = self._all
         if n_there < n_planned:
             known = f", {n_there} of them known" if n_there else ""
             self._console.print(f"{title}: {n_planned} cells{known}", markup=False, highlight=False)
@@ -80,6 +85,20 @@ class Display:
         self._progress.update(
             self._running[id(group)], description=escape(text), completed=round(_BARS * min(max(fraction, 0.0), 1.0))
         )
+
+    def on_planted(self, ref: PluginRef, fraction: float, verdict: Verdict | None) -> None:
+        """Show an attack that meets its planted clients, and what came of it."""
+        text = f"planted clients of {full_name(ref.name, ref.changed)}"
+        if ref not in self._planted:
+            self._planted.append(ref)
+            self._console.print(f"{text}: no verdict yet, measured once", markup=False, highlight=False, soft_wrap=True)
+            self._meeting = self._progress.add_task(escape(f"  {text}"), total=_BARS)
+        self._progress.update(self._meeting, completed=round(_BARS * fraction))
+        if verdict is not None:
+            self._progress.remove_task(self._meeting)
+            worst = "" if verdict.worst is None else f" ({verdict.worst.sentence()})"
+            line = f"{text}: {'passed' if verdict.passed else 'FAILED'}{worst}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def cell_text(axes: Axes) -> str:

@@ -113,7 +113,7 @@ def released_for(options: Options) -> dict[str, Record] | None:
 
 def measured_perturbed(options: Options, suite: Suite, made: Plan, folder: Path) -> list[Record]:
     """The same cells with every image moved by 1e-7, in a store of their own: what rounding may move."""
-    context = replace(context_of(options, made, folder / "victims"), perturbation=1e-7, images=None)
+    context = replace(context_of(options, made, folder / "victims"), perturbation=1e-7, images=None, verdicts={})
     with Store(folder / "store.sqlite") as store:
         _run(options, suite, made, store, context, released={})
         return records_of(made, store, {})
@@ -141,6 +141,7 @@ def _run(
             released=released,
             on_record=display.on_record,
             on_progress=display.on_progress,
+            on_planted=display.on_planted,
         )
 
 

@@ -35,7 +35,7 @@ def main(output: Path, attacks: list[str]) -> None:
         outcome = run_plan(
             made,
             store,
-            RunContext(made.suite, made.suite_digest, str(output / "victims")),
+            RunContext(made.suite, made.suite_digest, str(output / "victims"), verdicts={}),
             limits=Limits(cell=20.0),
             released={},
         )
