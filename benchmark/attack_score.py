@@ -11,11 +11,13 @@ import numpy as np
 from benchmark.metrics.statistics import Array, Sample, resampled_scores
 from benchmark.record import Record
 from benchmark.record_values import NAN, number
+from benchmark.rows import GOALS
 
 SCORED_BY = {"inputs": "ssim_aligned", "labels": "accuracy", "client_model": "steal_accuracy"}
 SETTLED_CHANGE = 0.01
-# Written into a record by the run, which tries every attack on planted clients.
+# Written into a record by the run, which tries every attack on planted clients; see `benchmark.planted_verdicts`.
 PLANTED_CLIENT_FAILED = "planted_client_failed"
+PLANTED_CLIENT_UNKNOWN = "planted_client_unknown"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class AttackScore:
         control_mean: Its mean.
         exposed: 95th percentile and maximum over images, normalised like `score`.
         converged: Share of its cells that converged.
-        fails_planted: Whether it fails on a client that hides nothing, so that its own failures say nothing.
+        planted: Whether it passes its planted clients for this goal; where not, its own failures say nothing.
     """
 
     score: float
@@ -38,12 +40,12 @@ class AttackScore:
     control_mean: float
     exposed: tuple[float, float]
     converged: float
-    fails_planted: bool = False
+    planted: bool
 
     @property
     def speaks(self) -> bool:
         """Whether what it did not find may count: it came to rest in every cell and passes its planted client."""
-        return self.converged == 1.0 and not self.fails_planted
+        return self.converged == 1.0 and self.planted
 
 
 def sample(record: Record, goal: str) -> Sample:
@@ -90,8 +92,20 @@ def attack_score(records: Sequence[Record], goal: str) -> AttackScore:
         control_mean=control_mean,
         exposed=exposed,
         converged=sum(converged(record) for record in records) / len(records),
-        fails_planted=any(PLANTED_CLIENT_FAILED in record.flags for record in records),
+        planted=all(passes_planted(record, goal) for record in records),
     )
+
+
+def passes_planted(record: Record, goal: str) -> bool:
+    """Whether the attack succeeded on planted clients, which hide nothing; for this goal where the run tells.
+
+    Args:
+        record: Of a cell that is done.
+        goal: `inputs`, `labels` or `client_model`.
+    """
+    by_goal = (record.run.get("planted") or {}).get("goals", {})
+    stated = [passed for name, passed in by_goal.items() if GOALS.get(name) == goal]
+    return all(stated) if stated else not {PLANTED_CLIENT_FAILED, PLANTED_CLIENT_UNKNOWN} & set(record.flags)
 
 
 def converged(record: Record) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmark.attack_score import PLANTED_CLIENT_FAILED
+from benchmark.attack_score import PLANTED_CLIENT_FAILED, PLANTED_CLIENT_UNKNOWN
 from benchmark.flag_rules import claims, client, coverage, scores, utility
 from benchmark.flag_rules.table import Table
 from benchmark.rows import RowKey
@@ -78,6 +78,7 @@ FLAGS = (
     Flag("gradient_masked", "caution", client.gradient_masked, "F4"),
     Flag("auxiliary_overlap", "caution", client.auxiliary_overlap, "F12"),
     Flag("phase_missing", "caution", coverage.phase_missing),
+    Flag("planted_failed_by_some", "caution", coverage.planted_by_some, "F3"),
     Flag("not_converged", "caution", coverage.not_converged, "F6"),
     Flag("indicative", "caution", coverage.indicative),
     Flag("leakage_below_control", "caution", scores.below_control, "F7"),
@@ -114,8 +115,9 @@ def meaning(code: str) -> str:
 
 
 def _raised(standing: Standing, table: Table, severities: Sequence[Severity]) -> list[Raised]:
-    # One attack that fails its planted client is weighed with the others of the row.
-    told = {code for record in standing.row.records for code in record.flags} - {PLANTED_CLIENT_FAILED}
+    # One attack that fails its planted clients is weighed with the others of the row.
+    weighed = {PLANTED_CLIENT_FAILED, PLANTED_CLIENT_UNKNOWN}
+    told = {code for record in standing.row.records for code in record.flags} - weighed
     found = []
     for flag in FLAGS:
         if flag.severity in severities:

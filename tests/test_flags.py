@@ -6,25 +6,9 @@ import pytest
 
 from benchmark.attack_score import converged
 from benchmark.flags import FLAGS, meaning
-from benchmark.leaderboard import leaderboard
-from benchmark.record import Record
+from tests.flagged import flags, ranked
 from tests.record_factory import cell, record, records
 from tests.test_leaderboard import LABELS, claim, every_stance, seeds
-
-
-def flags(found: list[Record], defense: str = "none") -> dict[str, tuple[str, str]]:
-    """Code -> severity and sentence, of one defense's row."""
-    notes = leaderboard(found).notes
-    notes = notes[notes["defense"] == defense]
-    return {
-        code: (severity, sentence)
-        for code, severity, sentence in zip(notes["flag"], notes["severity"], notes["sentence"], strict=True)
-    }
-
-
-def ranked(found: list[Record], defense: str = "none") -> bool:
-    rows = leaderboard(found).rows
-    return bool(rows[rows["defense"] == defense]["rank"].notna().all())
 
 
 def test_a_complete_converged_row_of_three_seeds_has_no_flag() -> None:
@@ -167,16 +151,6 @@ def test_a_defense_that_changes_one_value_is_active() -> None:
     found = records(seeds()) + records(seeds("noise"))
     found[-1].per_image["mse_raw"][0] += 1e-7
     assert "inactive" not in flags(found, "noise")
-
-
-def test_the_same_method_doing_worse_with_more_knowledge_is_pointed_out() -> None:
-    found = records(seeds(), ssim=0.6) + records(seeds(stance="aware"), ssim=0.3)
-    assert flags(found)["weaker_beats_stronger"][0] == "caution"
-
-
-def test_another_method_with_more_knowledge_may_do_worse() -> None:
-    found = records(seeds(), ssim=0.6) + records(seeds(attack="other", stance="aware"), ssim=0.3)
-    assert "weaker_beats_stronger" not in flags(found)
 
 
 def test_an_attack_below_its_control_is_pointed_out() -> None:

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from benchmark.metrics.statistics import (
     Sample,
+    difference_low,
     differs,
+    exact_low,
     interval,
     mean_interval,
     resampled_scores,
@@ -119,6 +121,18 @@ def test_the_interval_of_two_seeds_reaches_from_one_to_the_other() -> None:
 def test_wilson_keeps_a_width_where_nothing_succeeded() -> None:
     # 3.84/(n + 3.84) for no success in n trials (Wilson, 1927).
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+def test_an_exact_interval_is_never_surer_than_wilsons() -> None:
+    # Ten of twenty, one-sided 95 %: the 5 % point of Beta(10, 11).
+    assert exact_low(10, 20) == pytest.approx(0.3020, abs=1e-4)
+    assert exact_low(1, 10, 0.975) < wilson(1, 10)[0]
+    assert exact_low(0, 20) == 0
+
+
+def test_the_difference_of_two_proportions_is_newcombes() -> None:
+    # 56 of 70 against 48 of 80, his example: method 10 gives .0524 to .3339.
+    assert difference_low((56, 70), (48, 80)) == pytest.approx(0.0524, abs=1e-4)
 
 
 def coverage(n_seeds: int, repetitions: int, image: float, seed: float, noise: float) -> float:

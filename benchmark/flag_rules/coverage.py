@@ -35,16 +35,19 @@ def stance_missing(standing: Standing, table: Table) -> str | None:
 
 
 def not_established(standing: Standing, table: Table) -> str | None:
-    """The attack that leaks most, or every attack of a stance, did not come to rest or fails its planted client."""
+    """The attack that leaks most, or every attack of a stance, did not come to rest or fails planted clients."""
     if standing.worst is None or standing.established:
         return None
     score = standing.scores[standing.worst]
     reasons = []
     if not standing.worst_speaks:
-        why = "fails its planted client" if score.fails_planted else f"converged in {score.converged:.0%} of its cells"
+        rests = f"converged in {score.converged:.0%} of its cells"
+        why = rests if score.planted else "does not pass its planted clients"
         reasons.append(f"{standing.worst.title}, which leaks most, {why}")
     if standing.silent:
-        reasons.append(f"no {' or '.join(standing.silent)} attack converged in all cells and passes its planted client")
+        reasons.append(
+            f"no {' or '.join(standing.silent)} attack converged in all cells and passes its planted clients"
+        )
     return "; ".join(reasons)
 
 
@@ -57,10 +60,18 @@ def fails_undefended(standing: Standing, table: Table) -> str | None:
 
 
 def planted(standing: Standing, table: Table) -> str | None:
-    """Every attack fails on a planted client that hides nothing."""
-    if standing.scores and all(score.fails_planted for score in standing.scores.values()):
-        return "all attacks of the row fail on a planted client"
+    """No attack passes its planted clients, which hide nothing."""
+    if standing.scores and not any(score.planted for score in standing.scores.values()):
+        return "no attack of the row passes its planted clients"
     return None
+
+
+def planted_by_some(standing: Standing, table: Table) -> str | None:
+    """An attack fails on a planted client that hides nothing: what it finds counts, what it misses does not."""
+    failing = [key for key, score in standing.scores.items() if not score.planted]
+    if not failing or len(failing) == len(standing.scores):
+        return None
+    return f"not passed by {'; '.join(sorted({f'{key.title} ({key.stance})' for key in failing}))}"
 
 
 def not_converged(standing: Standing, table: Table) -> str | None:

@@ -53,6 +53,7 @@ LETTERS = {
     "gradient_masked": "m",
     "auxiliary_overlap": "a",
     "phase_missing": "p",
+    "planted_failed_by_some": "s",
     "not_converged": "c",
     "indicative": "i",
     "leakage_below_control": "b",
