@@ -348,11 +348,21 @@ def new(
 
 
 @app.command()
-def verify(spec: Annotated[str, typer.Argument(metavar="SPEC", help="path.py:Class:key=value, or a name.")]) -> None:
-    """Check a plug-in against the contract, and say in words what is wrong."""
-    from benchmark.commands.verdict import show_verdict
+def verify(
+    spec: Annotated[
+        str | None, typer.Argument(metavar="SPEC", help="path.py:Class:key=value, or a name.", show_default=False)
+    ] = None,
+    built_in: Annotated[bool, typer.Option("--all", help="Every built-in attack on its planted clients.")] = False,
+    file: Annotated[Path, typer.Option("-o", metavar="FILE", help="With --all, where the verdicts go.")] = Path(
+        "results/planted.json"
+    ),
+) -> None:
+    """Check a plug-in against the contract, and an attack on clients that hide nothing; say in words what is wrong."""
+    from benchmark.commands.verdict import release_verdicts, show_verdict
 
-    raise typer.Exit(show_verdict(spec))
+    if (spec is None) is not built_in:
+        raise UserError("verify: name one plug-in (a name, or path.py:Class), or give --all for the built-in attacks")
+    raise typer.Exit(show_verdict(spec) if spec is not None else release_verdicts(file))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -180,7 +180,6 @@ def _with_private_labels(attack: Attack, phase: Phase) -> Iterator[PlantedClient
             topology,
             phase,
             per_class,
-            epochs=3,
             batch_size=1 if weights else 16,
             known_per_class=attack.known_labels_per_class(),
         )
@@ -200,14 +199,13 @@ def meet(ref: PluginRef, client: PlantedClient) -> list[PlantedScore]:
     """
     started = time.perf_counter()
     try:
-        steps, scores = _attacked(registry.load_attack(ref), ref, client)
+        steps, seconds, scores = _attacked(registry.load_attack(ref), ref, client)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         seconds = time.perf_counter() - started
         reason = failure_of(error, "attack").reason
         return [PlantedScore(client.title, g, None, DEMANDS[g][1], 0, seconds, reason) for g in client.goals]
-    seconds = time.perf_counter() - started
     found = []
     for goal in client.goals:
         score = _score(scores, goal)
@@ -219,7 +217,7 @@ def meet(ref: PluginRef, client: PlantedClient) -> list[PlantedScore]:
     return found
 
 
-def _attacked(attack: Attack, ref: PluginRef, client: PlantedClient) -> tuple[int, Scores]:
+def _attacked(attack: Attack, ref: PluginRef, client: PlantedClient) -> tuple[int, float, Scores]:
     spec, data = client.victim_spec(), IMAGES[client.images]()
     cell = Cell(
         victim=spec,
@@ -236,10 +234,12 @@ def _attacked(attack: Attack, ref: PluginRef, client: PlantedClient) -> tuple[in
     )
     victim = _trained(client)
     seen = observe(cell, victim, data, attack)
+    started = time.perf_counter()
     found = attack.run([seen.view], Budget(), lambda _: None)
+    seconds = time.perf_counter() - started
     if not isinstance(found, list) or len(found) != 1:
         raise PluginError(f"attack {ref.name}: run returned {found!r:.60} for one view; return a list with one finding")
-    return found[0].steps, score_finding(cell, victim, data, seen, found[0])
+    return found[0].steps, seconds, score_finding(cell, victim, data, seen, found[0])
 
 
 @cache

@@ -19,9 +19,9 @@ SIZE = 64
 # Width of the strip on the right that victim and test patches come from; auxiliary ones come from the rest.
 STRIP = 80
 STRIDE = 2
-PER_CLASS = {"victim": 40, "auxiliary": 100, "test": 2}
+PER_CLASS = {"victim": 20, "auxiliary": 100, "test": 2}
 # Samples a class of the digits that a client with private labels trains with, so few that its loss stays lively.
-FEW = 40
+FEW = 20
 
 
 @cache

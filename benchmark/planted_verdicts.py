@@ -126,7 +126,10 @@ def planted_reference(ref: PluginRef) -> PluginRef:
 
 
 def variants(cls: type[Attack], target: str) -> list[PluginRef]:
-    """An attack in every stance and with every knowledge that one of its options makes it declare."""
+    """An attack in every stance and with every knowledge that one of its options makes it declare.
+
+    In each stance the form comes first that the class states a budget for.
+    """
     found: dict[str, PluginRef] = {}
     for stance in cls.stances:
         for given in [{}, *_options(cls)]:
@@ -137,10 +140,10 @@ def variants(cls: type[Attack], target: str) -> list[PluginRef]:
     return list(found.values())
 
 
-def built_in() -> list[PluginRef]:
-    """What a release needs verdicts of: every built-in attack in all its variants."""
+def built_in() -> list[list[PluginRef]]:
+    """What a release needs verdicts of: for every built-in attack its variants."""
     names = [origin.name for origin in listed("attack") if origin.source == "builtin"]
-    return [ref for name in names for ref in variants(registry.plugin("attack", name), name)]
+    return [variants(registry.plugin("attack", name), name) for name in names]
 
 
 def measure(ref: PluginRef, on_score: OnScore = lambda *_: None) -> Verdict:

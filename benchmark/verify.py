@@ -1,4 +1,7 @@
-"""Runs a plug-in against the contract and says in words what is wrong; the same checks test every built-in."""
+"""Runs a plug-in against the contract and says in words what is wrong; the same checks test every built-in.
+
+An attack has to succeed on planted clients besides: `planted_checks`.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,18 @@ from benchmark.contract.defense import defense_checks
 from benchmark.contract.text import examples, text_checks
 from benchmark.discovery import Kind, listed
 from benchmark.errors import UserError
+from benchmark.planted import meet, planted_clients, planted_parameters
 from benchmark.spec import Spec, parse_spec
 
 if TYPE_CHECKING:
+    from attacks.base import Attack
     from benchmark.parameters import Configured
+
+_TOO_LITTLE = (
+    "it fails where nothing is hidden, so that its failures will not count and every table says so; "
+    "correct it, or give it a larger budget in its class: planted: ClassVar[Mapping[str, object]] = {...}"
+)
+_NO_CLIENT = 'no planted client fits its goals; write goals: ClassVar[...] = ("reconstruct",), see attacks.base'
 
 
 def verify(kind: Kind, text: str | Spec, folder: Path | None = None) -> Iterator[Check]:
@@ -52,6 +63,33 @@ def verify(kind: Kind, text: str | Spec, folder: Path | None = None) -> Iterator
         yield from attack_checks(registry.reference(kind, tried, folder))
     else:
         yield from defense_checks(registry.reference(kind, tried, folder))
+
+
+def planted_checks(text: str | Spec, folder: Path | None = None) -> Iterator[Check]:
+    """Every planted client of an attack, in each of its stances, as they are met: score, demand, steps and seconds.
+
+    The first check of a stance names the budget: the parameters given, then what the class states in `planted`.
+
+    Args:
+        text: As on the command line; a stance that is given is the only one.
+        folder: What a relative path starts from.
+
+    Raises:
+        UserError: There is no such attack, it cannot be imported, or it does not take the parameters.
+    """
+    spec = text if isinstance(text, Spec) else parse_spec(text)
+    cls: type[Attack] = registry.plugin("attack", spec.target, folder)
+    given = dict(spec.parameters)
+    for stance in [given["stance"]] if "stance" in given else cls.stances:
+        parameters = planted_parameters(cls, {**given, "stance": stance})
+        ref = registry.reference("attack", Spec(spec.target, parameters), folder)
+        clients = planted_clients(registry.load_attack(ref))
+        budget = ref.changed or "defaults"
+        yield Check(f"{stance}: {len(clients)} planted clients, budget {budget}", None if clients else _NO_CLIENT)
+        for client in clients:
+            for score in meet(ref, client):
+                problem = None if score.passed else _TOO_LITTLE
+                yield Check(f"{stance}: {score.sentence()}", problem)
 
 
 def kind_of(text: str) -> Kind:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmark.discovery import Kind
 from benchmark.errors import UserError
-from benchmark.verify import kind_of, verify
+from benchmark.verify import kind_of, planted_checks, verify
 
 DEFENSE = '''
 import random
@@ -164,3 +164,22 @@ def test_what_is_neither_is_refused(text: str, words: str, tmp_path: Path) -> No
     (tmp_path / "x.py").write_text("class X: pass\n")
     with pytest.raises(UserError, match=words):
         kind_of(text.format(folder=tmp_path))
+
+
+PLANTED = Path(__file__).parent / "plugins" / "planted.py"
+
+
+def test_an_attack_meets_its_planted_clients_in_every_stance_and_is_told_where_it_fails() -> None:
+    checks = list(planted_checks(f"{PLANTED}:TwoWays"))
+    assert checks[0].title == "oblivious: 5 planted clients, budget steps=100"
+    assert [check.title.split(":")[0] for check in checks] == ["oblivious"] * 6 + ["aware"] * 6
+    passed = {check.title.split(": ")[1] for check in checks[1:] if check.problem is None}
+    assert {title.partition(",")[0] for title in passed if "planted" not in title} == {"identity"}
+    (failed, *_) = [check for check in checks if check.problem is not None]
+    assert failed.title.startswith("oblivious: one unknown convolution, grey 28x28, inference: aligned SSIM 0.")
+    assert "its failures will not count" in str(failed.problem)
+
+
+def test_a_stance_and_a_budget_that_are_given_are_the_only_ones() -> None:
+    first, *_ = planted_checks(f"{PLANTED}:TwoWays:stance=aware,steps=3")
+    assert first.title == "aware: 5 planted clients, budget stance=aware,steps=3"

@@ -1,12 +1,20 @@
-"""`verify`: prints each check as it is run, and what to do where one fails."""
+"""`verify`: prints each check as it is run, and what to do where one fails; makes the verdicts that are released."""
 
 from __future__ import annotations
 
-from benchmark.verify import kind_of, verify
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark.verify import kind_of, planted_checks, verify
+
+if TYPE_CHECKING:
+    from benchmark.contract.check import Check
 
 
 def show_verdict(text: str) -> int:
-    """Check a plug-in against the contract.
+    """Check a plug-in against the contract, and an attack on planted clients.
 
     Returns:
         0 if it holds, 1 if not.
@@ -16,7 +24,7 @@ def show_verdict(text: str) -> int:
     """
     kind = kind_of(text)
     passed = failed = 0
-    for check in verify(kind, text):
+    for check in _checks(kind == "attack", verify(kind, text), text):
         print(f"{'ok  ' if check.problem is None else 'FAIL'}  {check.title}", flush=True)
         if check.problem is None:
             passed += 1
@@ -28,3 +36,37 @@ def show_verdict(text: str) -> int:
         return 1
     print(f"\n{text}: keeps the contract ({passed} checks); add it to a suite with --{kind} {text}")
     return 0
+
+
+def _checks(is_attack: bool, contract: Iterator[Check], text: str) -> Iterator[Check]:
+    kept = []
+    for check in contract:
+        kept.append(check.problem is None)
+        yield check
+    # What breaks the contract would only fail once more.
+    if is_attack and all(kept):
+        yield from planted_checks(text)
+
+
+def release_verdicts(file: Path) -> int:
+    """Run every built-in attack on its planted clients and write the verdicts.
+
+    Returns:
+        0 if all pass, 1 if not; they are written in either case.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    from benchmark.planted_verdicts import Verdict, built_in, measure, verdict_key, write_verdicts
+
+    started = time.perf_counter()
+    verdicts: dict[str, Verdict] = {}
+    for ref in (ref for variants in built_in() for ref in variants):
+        verdict = verdicts[verdict_key(ref)] = measure(ref)
+        print(f"{'ok  ' if verdict.passed else 'FAIL'}  {verdict.attack} ({verdict.stance})", flush=True)
+        for score in verdict.scores:
+            print(f"      {'' if score.passed else 'FAIL '}{score.sentence()}", flush=True)
+    write_verdicts(verdicts, file)
+    failed = sum(not verdict.passed for verdict in verdicts.values())
+    print(f"\n{file}: {len(verdicts)} verdicts, {failed} failed, {time.perf_counter() - started:.0f} s")
+    return 1 if failed else 0
