@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from attacks.defended_path import DefendedPath
 from benchmark.errors import PluginError
 from benchmark.lanes import Lanes, adam
 
@@ -61,16 +62,71 @@ class Outcome:
         losses: Feature loss (mean squared error of the smashed data) of each image there, [checkpoints, L, n].
         steps: Gradient steps done at each point of the trace.
         trace: Feature loss at each of them, [points, L, n].
+        stopped: The images when their feature loss first was at the known noise level, [L, n, ...], or None where
+            none was to be stopped at; what never got there is as it ended.
+        stopped_at: The step of it, [L, n].
     """
 
     images: Tensor
     losses: Tensor
     steps: list[int]
     trace: Tensor
+    stopped: Tensor | None = None
+    stopped_at: Tensor | None = None
+
+    @classmethod
+    def joined(cls, outcomes: Sequence[Outcome], behind: int = 0) -> Outcome:
+        """Outcomes of the same schedule side by side, along the dimension `behind` the lanes' (0: the lanes)."""
+        stopped = [outcome.stopped for outcome in outcomes if outcome.stopped is not None]
+        stopped_at = [outcome.stopped_at for outcome in outcomes if outcome.stopped_at is not None]
+        return cls(
+            torch.cat([outcome.images for outcome in outcomes], 1 + behind),
+            torch.cat([outcome.losses for outcome in outcomes], 1 + behind),
+            outcomes[0].steps,
+            torch.cat([outcome.trace for outcome in outcomes], 1 + behind),
+            torch.cat(stopped, behind) if stopped else None,
+            torch.cat(stopped_at, behind) if stopped_at else None,
+        )
+
+    def changed(self, change: Callable[[Tensor, int], Tensor]) -> Outcome:
+        """Every tensor changed; `change` is told which dimension the lanes are in."""
+        return Outcome(
+            change(self.images, 1),
+            change(self.losses, 1),
+            self.steps,
+            change(self.trace, 1),
+            None if self.stopped is None else change(self.stopped, 0),
+            None if self.stopped_at is None else change(self.stopped_at, 0),
+        )
+
+    def lanes(self, start: int, end: int) -> Outcome:
+        """The lanes from `start` to before `end`."""
+        return self.changed(lambda part, lane: part.narrow(lane, start, end - start))
+
+
+@dataclass(frozen=True)
+class Defended:
+    """What an attacker who knows the defense adds to the objective of L lanes.
+
+    Attributes:
+        path: The client's hooks around the head.
+        weights: What each squared error counts, [L, n, ...]; it takes the place of 1.
+        levels: Feature loss of the truth, [L, 1]: the variance of the noise in the targets, 0 where there is none; or
+            None where no level is to be stopped at.
+    """
+
+    path: DefendedPath
+    weights: Tensor
+    levels: Tensor | None
 
 
 def alternate(
-    lanes: Lanes, start: Tensor, targets: Tensor, schedule: Schedule, progress: Callable[[float], None]
+    lanes: Lanes,
+    start: Tensor,
+    targets: Tensor,
+    schedule: Schedule,
+    progress: Callable[[float], None],
+    defended: Defended | None = None,
 ) -> Outcome:
     """Alternate steps on the images and on the weights, in all lanes at once; changes the weights of `lanes`.
 
@@ -85,6 +141,8 @@ def alternate(
         targets: Smashed data, [L, n, ...].
         schedule: See `Schedule`.
         progress: Called with the fraction done, 0 to 1, once a round.
+        defended: With it f(x) is what the client sends under its defense, and the squared errors are weighted; the
+            losses told stay unweighted.
 
     Raises:
         PluginError: The heads' outputs have another shape than the targets.
@@ -92,6 +150,7 @@ def alternate(
     targets = targets.detach()
     x = start.detach().clone(memory_format=torch.contiguous_format)
     features = targets[0, 0].numel()
+    path = None if defended is None else defended.path
     _check(lanes, x, targets)
     image_adam = adam([x], schedule.input_lr)
     weights = list(lanes.parameters.values())
@@ -102,19 +161,29 @@ def alternate(
     images, losses = list[Tensor](), list[Tensor]()
     kept = set(schedule.kept_rounds())
 
+    levels = None if defended is None else defended.levels
+    stopped, stopped_at = x.detach().clone(), torch.full(x.shape[:2], -1, device=x.device)
+
     def residual(z: Tensor) -> Tensor:
         difference = z.detach() - targets
         if done % every == 0:
             steps.append(done)
             trace.append(_mean_square(difference))
-        return difference
+            if levels is not None:
+                stop(trace[-1] <= levels)
+        return difference if defended is None else difference.mul_(defended.weights)
+
+    def stop(reached: Tensor) -> None:
+        now = reached & (stopped_at < 0)
+        stopped_at[now] = done
+        stopped[now] = x.detach()[now]
 
     with torch.enable_grad():
         for number in range(1, schedule.rounds + 1):
             with_weights = lanes.frozen()
             x.requires_grad_(True)
             for _ in range(schedule.input_steps):
-                z = with_weights(x)
+                z = with_weights(x) if path is None else path.activations(with_weights(path.inputs(x)))
                 (gradient,) = torch.autograd.grad(z, x, residual(z).mul_(2 / features))
                 # The fused optimiser takes the gradient's memory to lie as the image's does.
                 x.grad = _add_prior_gradient(gradient.contiguous(), x.detach(), schedule.tv, schedule.l2)
@@ -122,9 +191,11 @@ def alternate(
                 done += 1
             x.requires_grad_(False)
             if weight_adam is not None:
-                with_images = lanes.at(x)
-                for _ in range(schedule.model_steps):
-                    z = with_images()
+                with_images = lanes.at(x if path is None else path.inputs(x))
+                for step in range(schedule.model_steps):
+                    if path is not None and path.inputs_vary and step:
+                        with_images = lanes.at(path.inputs(x))
+                    z = with_images() if path is None else path.activations(with_images())
                     upstream = residual(z).mul_(2 / (features * x.shape[1]))
                     gradients = torch.autograd.grad(z, weights, upstream, materialize_grads=True)
                     for weight, weight_gradient in zip(weights, gradients, strict=True):
@@ -134,9 +205,19 @@ def alternate(
             if number in kept:
                 images.append(x.detach().clone())
                 with torch.no_grad():
-                    losses.append(_mean_square(lanes(x) - targets))
+                    z = lanes(x) if path is None else path.activations(lanes(path.inputs(x)))
+                    losses.append(_mean_square(z - targets))
             progress(number / schedule.rounds)
-    return Outcome(torch.stack(images), torch.stack(losses), [*steps, done], torch.stack([*trace, losses[-1]]))
+    if levels is not None:
+        stop(stopped_at < 0)
+    return Outcome(
+        torch.stack(images),
+        torch.stack(losses),
+        [*steps, done],
+        torch.stack([*trace, losses[-1]]),
+        None if levels is None else stopped,
+        None if levels is None else stopped_at,
+    )
 
 
 def _check(lanes: Lanes, x: Tensor, targets: Tensor) -> None:

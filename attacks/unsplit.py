@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacks.base import Attack, Budget, Finding, Goal, Progress
-from attacks.inversion import Outcome, Schedule, alternate
+from attacks.base import Attack, Budget, Finding, Goal, Progress, Stance
+from attacks.client_model import has_stand_in
+from attacks.inversion import Outcome, Schedule
+from attacks.problems import Problems, Sent, sent, solve
 from attacks.selection import consensus, lowest, lowest_restart
-from benchmark.lanes import Lanes, bytes_per_lane, chunks
 from benchmark.view import ServerView
 
 
@@ -41,6 +42,7 @@ class UnSplit(Attack):
 
     name: ClassVar[str] = "unsplit"
     goals: ClassVar[tuple[Goal, ...]] = ("reconstruct", "steal")
+    stances: ClassVar[tuple[Stance, ...]] = ("oblivious", "aware", "adaptive")
 
     preset: Literal["code", "paper"] = Field(
         "code", description="objective as in the published code (l2 = 1) or as in the paper (l2 = 0)"
@@ -81,14 +83,28 @@ class UnSplit(Attack):
 
     def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
         """Attack all views at once; see `Attack.run`."""
+        stood_in = [] if self.stance == "oblivious" else [at for at, view in enumerate(views) if has_stand_in(view)]
+        rounds = 2 if stood_in else 1
+        findings = self._findings(views, budget, lambda done: progress(done / rounds))
+        if stood_in:
+            # A defense's own stand-in may only add: its images stand beside those that its real hooks led to.
+            added = self._findings(
+                [views[at] for at in stood_in], budget, lambda done: progress((1 + done) / 2), stand_in=True
+            )
+            for at, finding in zip(stood_in, added, strict=True):
+                findings[at] = both(findings[at], finding)
+        progress(1.0)
+        return findings
+
+    def _findings(
+        self, views: Sequence[ServerView], budget: Budget, progress: Progress, *, stand_in: bool = False
+    ) -> list[Finding]:
         first = views[0]
         # A restart's start depends neither on the victim nor on how many views run beside it.
         clones = [first.new_head(first.rng("clone", restart)) for restart in range(self.restarts)]
         starts = torch.stack([self._start(first, restart) for restart in range(self.restarts)])
-        targets = torch.stack([view.smashed.detach().mean(0) for view in views])
         attack = {"per_target": self._per_target, "carried": self._carried, "joint": self._joint}[self.clone]
-        results = attack(clones, starts, targets, budget, progress)
-        progress(1.0)
+        results = attack(clones, starts, sent(views, self.stance, stand_in=stand_in), budget, progress)
         return [self._finding(result) for result in results]
 
     def _start(self, view: ServerView, restart: int) -> Tensor:
@@ -99,43 +115,43 @@ class UnSplit(Attack):
         return images
 
     def _joint(
-        self, clones: list[nn.Module], starts: Tensor, targets: Tensor, budget: Budget, progress: Progress
+        self, clones: list[nn.Module], starts: Tensor, seen: Sent, budget: Budget, progress: Progress
     ) -> list[_Restarts]:
-        views, restarts = len(targets), len(clones)
-        problems = _Problems(
-            clones * views,
-            starts.repeat(views, 1, 1, 1, 1),
-            targets.repeat_interleave(restarts, 0),
-        )
-        outcome, heads = _solve(problems, self.schedule(), budget, progress)
+        views, restarts = len(seen.targets), len(clones)
+        problems = Problems(clones * views, starts.repeat(views, 1, 1, 1, 1), seen.repeated(restarts))
+        outcome, heads = solve(problems, self.schedule(), budget.memory, progress)
         return [
-            _Restarts(*_lanes(outcome, at, at + restarts), outcome.steps, heads[at : at + restarts], whole=True)
+            _Restarts(outcome.lanes(at, at + restarts), heads[at : at + restarts], whole=True)
             for at in range(0, views * restarts, restarts)
         ]
 
     def _per_target(
-        self, clones: list[nn.Module], starts: Tensor, targets: Tensor, budget: Budget, progress: Progress
+        self, clones: list[nn.Module], starts: Tensor, seen: Sent, budget: Budget, progress: Progress
     ) -> list[_Restarts]:
-        views, n = targets.shape[:2]
+        views, n = seen.targets.shape[:2]
         restarts = len(clones)
-        problems = _Problems(
+        problems = Problems(
             [clone for _ in range(views) for clone in clones for _ in range(n)],
             starts.flatten(0, 1).repeat(views, 1, 1, 1).unsqueeze(1),
-            targets.repeat_interleave(restarts, 0).flatten(0, 1).unsqueeze(1),
+            seen.repeated(restarts).singly(),
         )
-        outcome, heads = _solve(problems, self.schedule(), budget, progress)
-        results = []
-        for at in range(0, views * restarts * n, restarts * n):
-            images, losses, trace = (
-                part.squeeze(2).unflatten(1, (restarts, n)) for part in _lanes(outcome, at, at + restarts * n)
+        outcome, heads = solve(problems, self.schedule(), budget.memory, progress)
+        each = restarts * n
+        return [
+            _Restarts(
+                outcome.lanes(at, at + each).changed(
+                    lambda part, lane: part.squeeze(lane + 1).unflatten(lane, (-1, n))
+                ),
+                heads[at : at + each],
+                whole=False,
             )
-            results.append(_Restarts(images, losses, trace, outcome.steps, heads[at : at + restarts * n], whole=False))
-        return results
+            for at in range(0, views * each, each)
+        ]
 
     def _carried(
-        self, clones: list[nn.Module], starts: Tensor, targets: Tensor, budget: Budget, progress: Progress
+        self, clones: list[nn.Module], starts: Tensor, seen: Sent, budget: Budget, progress: Progress
     ) -> list[_Restarts]:
-        views, n = targets.shape[:2]
+        views, n = seen.targets.shape[:2]
         restarts = len(clones)
         heads = clones * views
         outcomes: list[Outcome] = []
@@ -144,106 +160,72 @@ class UnSplit(Attack):
             def partly(fraction: float, done: int = target) -> None:
                 progress((done + fraction) / n)
 
-            problems = _Problems(
+            problems = Problems(
                 heads,
                 starts[:, target : target + 1].repeat(views, 1, 1, 1, 1),
-                targets[:, target : target + 1].repeat_interleave(restarts, 0),
+                seen.of_target(target).repeated(restarts),
             )
-            outcome, heads = _solve(problems, self.schedule(), budget, partly)
+            outcome, heads = solve(problems, self.schedule(), budget.memory, partly)
             outcomes.append(outcome)
-        joined = _join(outcomes)
+        joined = Outcome.joined(outcomes, 1)
         return [
-            _Restarts(*_lanes(joined, at, at + restarts), joined.steps, heads[at : at + restarts], whole=False)
+            _Restarts(joined.lanes(at, at + restarts), heads[at : at + restarts], whole=False)
             for at in range(0, views * restarts, restarts)
         ]
 
     def _finding(self, result: _Restarts) -> Finding:
-        schedule = self.schedule()
-        losses = result.ranking()
+        schedule, outcome = self.schedule(), result.outcome
+        kept, losses, checkpoints = list(outcome.images), list(result.ranking()), schedule.kept_steps()
+        if outcome.stopped is not None and outcome.stopped_at is not None and outcome.stopped_at.min() < schedule.steps:
+            # First, so that what comes last is where the optimisation ended.
+            kept, losses = [outcome.stopped, *kept], [losses[-1], *losses]
+            checkpoints = [int(outcome.stopped_at.median()), *checkpoints]
         if self.select == "consensus":
-            reconstructions = [consensus(images) for images in result.images]
-            trace = result.trace.mean((1, 2))
+            reconstructions = [consensus(images) for images in kept]
+            trace = outcome.trace.mean((1, 2))
         else:
-            reconstructions = [lowest(images, loss) for images, loss in zip(result.images, losses, strict=True)]
+            reconstructions = [lowest(images, loss) for images, loss in zip(kept, losses, strict=True)]
             chosen = lowest_restart(losses[-1])
-            trace = result.trace[:, chosen, torch.arange(len(chosen), device=chosen.device)].mean(1)
+            trace = outcome.trace[:, chosen, torch.arange(len(chosen), device=chosen.device)].mean(1)
         return Finding(
             reconstructions=torch.stack(reconstructions),
             clone=result.heads[result.best_head()],
-            trace={"step": [float(step) for step in result.steps], "loss": trace.tolist()},
+            trace={"step": [float(step) for step in outcome.steps], "loss": trace.tolist()},
             steps=schedule.steps,
-            checkpoints=schedule.kept_steps(),
+            checkpoints=checkpoints,
         )
 
 
 @dataclass(frozen=True)
-class _Problems:
-    """Heads (one a lane), starts [L, n, c, h, w] and targets [L, n, ...]."""
-
-    heads: list[nn.Module]
-    starts: Tensor
-    targets: Tensor
-
-
-@dataclass(frozen=True)
 class _Restarts:
-    """All restarts of one view: images [checkpoints, R, n, ...], losses [checkpoints, R, n], trace [points, R, n].
+    """All R restarts of one view: their outcome, with R in the place of the lanes.
 
     `heads` are R clones, or R * n where each target has its own. `whole`: a restart is chosen for all targets or none.
     """
 
-    images: Tensor
-    losses: Tensor
-    trace: Tensor
-    steps: list[int]
+    outcome: Outcome
     heads: list[nn.Module]
     whole: bool
 
     def ranking(self) -> Tensor:
         """[checkpoints, R, n], what restarts are compared by."""
-        return self.losses.mean(2, keepdim=True).expand_as(self.losses) if self.whole else self.losses
+        losses = self.outcome.losses
+        return losses.mean(2, keepdim=True).expand_as(losses) if self.whole else losses
 
     def best_head(self) -> int:
         """The clone with the lowest final loss, over whatever it was to explain."""
-        final = self.losses[-1]
+        final = self.outcome.losses[-1]
         own = final.flatten() if len(self.heads) == final.numel() else final.mean(1)
         return int(lowest_restart(own))
 
 
-def _solve(
-    problems: _Problems, schedule: Schedule, budget: Budget, progress: Callable[[float], None]
-) -> tuple[Outcome, list[nn.Module]]:
-    """Run all lanes in chunks that fit the memory; their outcome and the heads they ended with."""
-    lane_bytes = bytes_per_lane(problems.heads[0], problems.starts[0])
-    runs = chunks(len(problems.heads), lane_bytes, budget.memory)
-    outcomes, heads = list[Outcome](), list[nn.Module]()
-    for run in runs:
-
-        def partly(fraction: float, start: int = run.start, size: int = len(run)) -> None:
-            progress((start + fraction * size) / len(problems.heads))
-
-        part = slice(run.start, run.stop)
-        lanes = Lanes(problems.heads[part])
-        outcomes.append(alternate(lanes, problems.starts[part], problems.targets[part], schedule, partly))
-        heads += [lanes.head(lane) for lane in range(len(lanes))]
-    joined = Outcome(
-        torch.cat([outcome.images for outcome in outcomes], 1),
-        torch.cat([outcome.losses for outcome in outcomes], 1),
-        outcomes[0].steps,
-        torch.cat([outcome.trace for outcome in outcomes], 1),
-    )
-    return joined, heads
-
-
-def _lanes(outcome: Outcome, start: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
-    return outcome.images[:, start:end], outcome.losses[:, start:end], outcome.trace[:, start:end]
-
-
-def _join(targets: Sequence[Outcome]) -> Outcome:
-    """Outcomes of one target each, side by side."""
-    return Outcome(
-        torch.cat([outcome.images for outcome in targets], 2),
-        torch.cat([outcome.losses for outcome in targets], 2),
-        targets[0].steps,
-        torch.cat([outcome.trace for outcome in targets], 2),
+def both(real: Finding, added: Finding) -> Finding:
+    """The first finding with the second's images before its own."""
+    assert real.reconstructions is not None  # inversions reconstruct
+    assert added.reconstructions is not None
+    return replace(
+        real,
+        reconstructions=torch.cat([added.reconstructions, real.reconstructions]),
+        steps=real.steps + added.steps,
+        checkpoints=[*added.checkpoints, *real.checkpoints],
     )

@@ -41,6 +41,10 @@ class Protection:
         """The same defenses with fresh streams named below this one's; for example one for each set of queries."""
         return Protection(self.defenses, self._rng.child(*name))
 
+    def apart(self) -> list[Protection]:
+        """One protection for each defense, in order, with fresh streams named below this one's."""
+        return [Protection((defense,), self._rng.child("apart", at)) for at, defense in enumerate(self.defenses)]
+
     def prepare(self, split: Split, data: Part) -> Split:
         """Let every defense change the split before training."""
         for index, defense in enumerate(self.defenses):

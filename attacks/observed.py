@@ -1,0 +1,69 @@
+"""What an attacker who knows the defense makes of k views: one target a sample, and what each unit of it counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.defended_path import ClientModel
+from benchmark.view import ServerView
+
+# What the squared error of a unit counts, beside the prior, when it is measured in the unit's standard deviation.
+GAIN = 0.1
+_FLOOR = 0.1
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one view is taken for.
+
+    Attributes:
+        target: [n, ...] what the client's model is to explain.
+        weights: [n, ...] what each squared error counts.
+        level: Mean squared error of the truth: the known variance of the noise in `target`; 0 where there is none.
+    """
+
+    target: Tensor
+    weights: Tensor
+    level: float
+
+
+def observed(view: ServerView, client: ClientModel) -> Observed:
+    """Join the k views of every sample.
+
+    Without a mask their mean is the target. Under a random mask (dropout) it is the mean of what was let through in
+    any of them; a unit that was 0 in all counts as much as it is likely to have been 0 before the mask.
+
+    Args:
+        view: What the server saw.
+        client: What is known of the defense.
+    """
+    smashed = view.smashed.detach()
+    if client.mask:
+        seen = smashed != 0
+        target = smashed.sum(0) / seen.sum(0).clamp(min=1)
+        missing = client.mask**view.k
+        empty = ~seen.any(0)
+        natural = max(0.0, (float(empty.float().mean()) - missing) / (1 - missing))
+        certain = torch.where(empty, natural / max(natural + (1 - natural) * missing, 1e-12), 1.0)
+    else:
+        target = smashed.mean(0)
+        certain = torch.ones_like(target)
+    noise = torch.zeros_like(target[0]) if client.variance is None else client.variance / view.k
+    spread = _spread(target, certain, client.gain, noise)
+    return Observed(target, certain * GAIN / spread, float(noise.mean()))
+
+
+def _spread(target: Tensor, certain: Tensor, gain: Tensor | None, noise: Tensor) -> Tensor:
+    """[...] variance expected of each unit: as large as its gain makes it, as observed on average, and the noise."""
+    share = certain / certain.sum(0).clamp(min=1e-12)
+    if len(target) == 1:
+        share = certain / certain.sum().clamp(min=1e-12) * certain.numel()
+    centre = (share * target).sum(0) if len(target) > 1 else (share * target).mean()
+    everywhere = (share * (target - centre).square()).sum(0).mean()
+    tiny = torch.finfo(target.dtype).tiny
+    signal = (everywhere - noise.mean()).clamp(min=_FLOOR * everywhere)
+    relative = torch.ones_like(noise) if gain is None else gain / gain.mean().clamp(min=tiny)
+    return (signal * relative + noise).clamp(min=_FLOOR**2 * everywhere).clamp(min=tiny)

@@ -1,0 +1,126 @@
+"""Independent inversions side by side: what was sent, arranged as lanes, and solved in chunks that fit the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from attacks.client_model import client_model
+from attacks.defended_path import ClientModel, DefendedPath
+from attacks.inversion import Defended, Outcome, Schedule, alternate
+from attacks.observed import observed
+from benchmark.lanes import Lanes, bytes_per_lane, chunks
+from benchmark.view import ServerView
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What the server saw, taken as targets [L, n, ...]; one lane a view to begin with.
+
+    Attributes:
+        targets: [L, n, ...].
+        weights: [L, n, ...] what each squared error counts; None for who ignores the defense, as all below.
+        levels: [L, 1] known variance of the noise in the targets; adaptive stance only.
+        clients: A model for each view.
+        places: (view, number of the lane within it), lane by lane.
+    """
+
+    targets: Tensor
+    weights: Tensor | None = None
+    levels: Tensor | None = None
+    clients: Sequence[ClientModel] = ()
+    places: Sequence[tuple[int, int]] = ()
+
+    def repeated(self, times: int) -> Sent:
+        """Every lane `times` times, side by side."""
+        changed = self._changed(lambda part: part.repeat_interleave(times, 0))
+        places = [(view, number * times + at) for view, number in self.places for at in range(times)]
+        return replace(changed, places=places)
+
+    def singly(self) -> Sent:
+        """A lane for every target."""
+        n = self.targets.shape[1]
+        changed = self._changed(lambda part: part.flatten(0, 1).unsqueeze(1))
+        places = [(view, number * n + at) for view, number in self.places for at in range(n)]
+        levels = None if self.levels is None else self.levels.repeat_interleave(n, 0)
+        return replace(changed, levels=levels, places=places)
+
+    def of_target(self, target: int) -> Sent:
+        """The same lanes with one target."""
+        return replace(
+            self,
+            targets=self.targets[:, target : target + 1],
+            weights=None if self.weights is None else self.weights[:, target : target + 1],
+        )
+
+    def part(self, lanes: slice) -> Sent:
+        """Some of the lanes."""
+        return replace(self._changed(lambda part: part[lanes]), places=self.places[lanes])
+
+    def defended(self) -> Defended | None:
+        """What the objective needs to know of the defense, or None."""
+        if self.weights is None:
+            return None
+        return Defended(DefendedPath(self.clients, self.places), self.weights, self.levels)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Sent:
+        return replace(
+            self,
+            targets=change(self.targets),
+            weights=None if self.weights is None else change(self.weights),
+            levels=None if self.levels is None else change(self.levels),
+        )
+
+
+def sent(views: Sequence[ServerView], stance: str, *, stand_in: bool = False) -> Sent:
+    """What the views show, one lane each.
+
+    Args:
+        views: Of equal shapes; they grant `Knowledge.DEFENSE` unless the stance is oblivious.
+        stance: `oblivious`: the mean of the k views, as if there were no defense. `aware`: the client's hooks are
+            called. `adaptive`: their expectation is taken, masks are ignored, and the noise level is known.
+        stand_in: Whether a defense's `attacker_model` takes the place of its hook, where it has one.
+    """
+    if stance == "oblivious":
+        return Sent(torch.stack([view.smashed.detach().mean(0) for view in views]))
+    clients = [client_model(view, expected=stance == "adaptive", stand_in=stand_in) for view in views]
+    seen = [observed(view, client) for view, client in zip(views, clients, strict=True)]
+    levels = torch.tensor([one.level for one in seen], device=views[0].device).unsqueeze(1)
+    return Sent(
+        torch.stack([one.target for one in seen]),
+        torch.stack([one.weights for one in seen]),
+        levels if stance == "adaptive" else None,
+        clients,
+        [(view, 0) for view in range(len(views))],
+    )
+
+
+@dataclass(frozen=True)
+class Problems:
+    """Heads (one a lane), starts [L, n, c, h, w] and what was sent, in as many lanes."""
+
+    heads: Sequence[nn.Module]
+    starts: Tensor
+    sent: Sent
+
+
+def solve(
+    problems: Problems, schedule: Schedule, budget_bytes: int, progress: Callable[[float], None]
+) -> tuple[Outcome, list[nn.Module]]:
+    """Run all lanes in chunks that fit the memory; their outcome and the heads they ended with."""
+    lane_bytes = bytes_per_lane(problems.heads[0], problems.starts[0])
+    outcomes, heads = list[Outcome](), list[nn.Module]()
+    for run in chunks(len(problems.heads), lane_bytes, budget_bytes):
+
+        def partly(fraction: float, start: int = run.start, size: int = len(run)) -> None:
+            progress((start + fraction * size) / len(problems.heads))
+
+        part = slice(run.start, run.stop)
+        lanes = Lanes(problems.heads[part])
+        given = problems.sent.part(part)
+        outcomes.append(alternate(lanes, problems.starts[part], given.targets, schedule, partly, given.defended()))
+        heads += [lanes.head(lane) for lane in range(len(lanes))]
+    return Outcome.joined(outcomes), heads
