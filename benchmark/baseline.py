@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from benchmark.attack_score import attack_score
+from benchmark.attack_score import attack_score, converged, passes_planted
 from benchmark.cell import RESULTS_VERSION, Plan
 from benchmark.errors import UserError
 from benchmark.record import SCHEMA, Record
@@ -21,7 +21,8 @@ from benchmark.rows import GOALS, Slot, axes_text, configuration, slots
 Baseline = dict[str, Any]
 Tolerances = Mapping[str, Mapping[str, float]]
 
-FORMAT = 1
+FORMAT = 2
+ENTRY = {"status", "targets", "n", "scores", "tolerance", "planted", "converged"}
 # The least that counts as a change, whatever was measured. utility: ten of a thousand test images. inputs: an input
 # moved by 1e-7 (another CPU's rounding) was seen to move one restart's SSIM by .05, which is .08 of leakage beside a
 # control of .4. labels: one target of twenty. client_model: as inputs, without the control. epsilon: accountants are
@@ -125,10 +126,10 @@ def read_baseline(path: Path) -> Baseline:
     if value["format"] != FORMAT:
         raise UserError(f"{path}: baseline format {value['format']} is not {FORMAT}; {remedy}")
     for text, entry in value["cells"].items():
-        if not isinstance(entry, dict) or not {"status", "targets", "n", "scores", "tolerance"} <= set(entry):
+        if not isinstance(entry, dict) or not set(entry) >= ENTRY:
             raise UserError(f"{path}: cell {text!r} is not an entry of a baseline; {remedy}")
-        if not isinstance(entry["scores"], dict) or not isinstance(entry["tolerance"], dict):
-            raise UserError(f"{path}: cell {text!r}: scores and tolerance must be mappings; {remedy}")
+        if not all(isinstance(entry[key], dict) for key in ("scores", "tolerance", "planted")):
+            raise UserError(f"{path}: cell {text!r}: scores, tolerance and planted must be mappings; {remedy}")
     baseline: Baseline = value
     return baseline
 
@@ -136,11 +137,15 @@ def read_baseline(path: Path) -> Baseline:
 def entry(slot: Slot, measured: Mapping[str, float]) -> Baseline:
     """A cell as JSON values; one without finite numbers counts as failed.
 
+    Beside each score stands whether its attack passed its planted clients for that goal, and whether it converged: a
+    score that fell because the attack broke is no merit of the defense.
+
     Args:
         slot: The cell.
         measured: Metric -> measured tolerance.
     """
     empty: Baseline = {"key": slot.key, "status": "failed", "targets": None, "n": 0, "scores": {}, "tolerance": {}}
+    empty |= {"planted": {}, "converged": None}
     if slot.done is None:
         why = "there is no record" if slot.record is None else str(slot.record.reason)
         return {**empty, "reason": why}
@@ -155,6 +160,8 @@ def entry(slot: Slot, measured: Mapping[str, float]) -> Baseline:
         "n": len(slot.done.targets.get("ids", [])),
         "scores": {metric: value if isinstance(value, str) else round(value, 6) for metric, value in scores.items()},
         "tolerance": {m: round(max(floor(m), measured.get(m, 0.0)), 6) for m in scores},
+        "planted": {GOALS[goal]: passes_planted(slot.done, GOALS[goal]) for goal in slot.done.axes.goals},
+        "converged": converged(slot.done),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmark.baseline import (
@@ -46,6 +46,7 @@ class Change:
         before, now: The numbers; "invalid" or "inf" where an epsilon is no number, None where there is none.
         tolerance: What does not count as a change.
         mark: `better`, `worse`, `same`, `newly failing` or `not comparable`.
+        why: Where the mark does not follow from the numbers, what does.
     """
 
     metric: str
@@ -53,6 +54,7 @@ class Change:
     now: float | str | None
     tolerance: float
     mark: Mark
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,25 @@ def _verdict(text: str, before: Baseline | None, slot: Slot | None) -> Verdict:
     if (before["targets"], before["n"]) != (found["targets"], found["n"]):
         return Verdict(text, "not comparable", "the targets are not those of the baseline; make a new baseline")
     tolerance = before["tolerance"]
-    changes = tuple(
+    changes = (
         _change(metric, before["scores"].get(metric), found["scores"].get(metric), tolerance.get(metric, floor(metric)))
         for metric in sorted({*before["scores"], *found["scores"]})
     )
-    return _sum(text, changes)
+    return _sum(text, tuple(_of_an_attack_that_works(change, before, found) for change in changes))
+
+
+def _of_an_attack_that_works(change: Change, before: Baseline, now: Baseline) -> Change:
+    """The change, unless its attack broke: what it no longer finds may still be there. What it finds counts always."""
+    passes = now["planted"].get(change.metric)
+    if passes is None or change.mark not in ("better", "same"):
+        return change
+    if before["planted"].get(change.metric) and not passes:
+        return replace(change, mark="newly failing", why="the attack fails its planted clients now")
+    if change.mark == "better" and not passes:
+        return replace(change, mark="not comparable", why="the attack fails its planted clients, then and now")
+    if change.mark == "better" and before["converged"] and not now["converged"]:
+        return replace(change, mark="not comparable", why="the attack converged then and does not now")
+    return change
 
 
 def _sum(text: str, changes: Sequence[Change]) -> Verdict:
@@ -140,6 +156,7 @@ def _sum(text: str, changes: Sequence[Change]) -> Verdict:
     told = [change for change in changes if change.mark == mark]
     sentence = "; ".join(
         f"{change.metric} {_shown(change.before)} -> {_shown(change.now)} (tolerance {change.tolerance:.3g})"
+        + (f": {change.why}" if change.why else "")
         for change in told
     )
     return Verdict(text, mark, sentence or "nothing to compare", tuple(changes))

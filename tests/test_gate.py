@@ -243,8 +243,8 @@ def test_a_baseline_of_nothing_is_refused() -> None:
         ("{", "not a baseline"),
         ("[]", "'format' is missing"),
         ('{"format": 1, "suite": "s", "suite_digest": "d", "versions": {}}', "'cells' is missing"),
-        ('{"format": 9, "suite": "s", "suite_digest": "d", "versions": {}, "cells": {}}', "format 9 is not 1"),
-        ('{"format": 1, "suite": "s", "suite_digest": "d", "versions": {}, "cells": {"c": {}}}', "cell 'c' is not"),
+        ('{"format": 9, "suite": "s", "suite_digest": "d", "versions": {}, "cells": {}}', "format 9 is not 2"),
+        ('{"format": 2, "suite": "s", "suite_digest": "d", "versions": {}, "cells": {"c": {}}}', "cell 'c' is not"),
         ('{"format": NaN}', "it holds NaN"),
     ],
 )
@@ -271,10 +271,67 @@ def test_a_tolerance_beyond_every_number_does_not_let_a_regression_pass(tmp_path
     assert exit_code(found) == 2
 
 
-@pytest.mark.parametrize("key", ["scores", "tolerance"])
+@pytest.mark.parametrize("key", ["scores", "tolerance", "planted"])
 def test_a_cell_whose_numbers_are_no_mapping_is_refused(key: str, tmp_path: Path) -> None:
-    entry = {"status": "done", "targets": None, "n": 0, "scores": {}, "tolerance": {}, key: "0.1"}
+    entry = {"status": "done", "targets": None, "n": 0, "scores": {}, "tolerance": {}, "planted": {}, "converged": True}
+    entry |= {key: "0.1"}
     text = {"format": FORMAT, "suite": "s", "suite_digest": "d", "versions": {}, "cells": {"a": entry}}
     (tmp_path / "b.json").write_text(json.dumps(text))
-    with pytest.raises(UserError, match=r"b\.json: cell 'a': scores and tolerance must be mappings"):
+    with pytest.raises(UserError, match=r"b\.json: cell 'a': scores, tolerance and planted must be mappings"):
         read_baseline(tmp_path / "b.json")
+
+
+BROKEN = {"flags": ["planted_client_failed"]}
+AT_REST = {"trace": {}, "steps": 100, "converged": True}
+ADRIFT = {**AT_REST, "converged": False}
+
+
+@pytest.mark.parametrize("ssim", [0.3, 0.65])
+def test_an_attack_that_broke_is_newly_failing_however_little_it_finds(ssim: float) -> None:
+    found = verdicts(records(CELLS, ssim=ssim, **BROKEN))
+    assert marks(found) == ["newly failing", "newly failing"]
+    assert "the attack fails its planted clients now" in found[0].sentence
+    assert exit_code(found) == 2
+
+
+def test_an_attack_that_broke_and_still_finds_more_is_worse() -> None:
+    assert marks(verdicts(records(CELLS, ssim=0.8, **BROKEN))) == ["worse", "worse"]
+
+
+def test_an_attack_that_breaks_at_one_goal_is_newly_failing_by_that_goal() -> None:
+    run = {"planted": {"passed": False, "goals": {"reconstruct": True, "steal": False}}}
+    found = verdicts(records(CELLS, ssim=0.3, run=run))
+    assert {change.metric: change.mark for change in found[0].changes} == {
+        "client_model": "newly failing",
+        "inputs": "better",
+        "utility": "same",
+    }
+
+
+def test_an_attack_that_never_passed_makes_nothing_better() -> None:
+    found = verdicts(records(CELLS, ssim=0.3, **BROKEN), before=records(CELLS, **BROKEN))
+    assert marks(found) == ["not comparable", "not comparable"]
+    assert marks(verdicts(records(CELLS, **BROKEN), before=records(CELLS, **BROKEN))) == ["same", "same"]
+
+
+def test_an_attack_that_converged_and_no_longer_does_makes_nothing_better() -> None:
+    before = records(CELLS, convergence=AT_REST)
+    found = verdicts(records(CELLS, ssim=0.3, convergence=ADRIFT), before=before)
+    assert marks(found) == ["not comparable", "not comparable"]
+    assert "the attack converged then and does not now" in found[0].sentence
+    assert exit_code(found) == 2
+
+
+def test_an_attack_that_no_longer_converges_at_the_same_score_is_the_same() -> None:
+    found = verdicts(records(CELLS, convergence=ADRIFT), before=records(CELLS, convergence=AT_REST))
+    assert marks(found) == ["same", "same"]
+
+
+def test_an_attack_that_never_converged_is_judged_by_its_numbers() -> None:
+    found = verdicts(records(CELLS, ssim=0.3, convergence=ADRIFT), before=records(CELLS, convergence=ADRIFT))
+    assert marks(found) == ["better", "better"]
+
+
+def test_a_baseline_says_whether_each_attack_passed_and_converged() -> None:
+    entry = make_baseline(records(CELLS), plan=plan(CELLS))["cells"][axes_text(CELLS[0].axes())]
+    assert (entry["planted"], entry["converged"]) == ({"inputs": True, "client_model": True}, True)
