@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmark.attack_score import SCORED_BY, attack_score
+from benchmark.attack_score import SCORED_BY, attack_score, passes_planted
 from benchmark.metrics.statistics import wilson
 from benchmark.record import Record
 from benchmark.record_values import NAN, image_mean, number, slot_mean, victim_means
@@ -22,7 +22,7 @@ ATTACK_COLUMNS = (
     *PLACE, "attack", "attack_params", "role", "stance", "phase", "views", "threat_model", "goals", "targets",
     "precision", "leakage", *IMAGE_METRICS, "label_accuracy", "label_accuracy_low", "label_accuracy_high",
     "label_advantage", "steal_accuracy", "steal_agreement", "steal_advantage", "utility", "utility_drop", "controls",
-    "converged", "seconds", "n_done", "n_planned", "n_seeds",
+    "converged", "seconds", "n_done", "n_planned", "n_seeds", "planted",
 )  # fmt: skip
 
 CONTROL_METRICS = {
@@ -86,6 +86,7 @@ def _attack(found: Sequence[Slot]) -> dict[str, Any]:
         ),
         "converged": next((score.converged for score in scores.values()), NAN),
         "seconds": slot_mean(found, lambda r: number(r.run, "seconds")),
+        "planted": _planted(records, goals),
         **_counts(found),
     }
     if "leakage" in row:
@@ -95,6 +96,14 @@ def _attack(found: Sequence[Slot]) -> dict[str, Any]:
         low, high = wilson(round(row["label_accuracy"] * trials), trials)
         row |= {"label_accuracy_low": low, "label_accuracy_high": high}
     return row
+
+
+def _planted(records: Sequence[Record], goals: Sequence[str]) -> str | None:
+    """Whether the attack passed its planted clients: `passed`, or `failed` and for which of its goals."""
+    if not records:
+        return None
+    failed = [goal for goal in goals if not all(passes_planted(record, GOALS[goal]) for record in records)]
+    return f"failed: {'+'.join(failed)}" if failed else "passed"
 
 
 def _control_means(records: Sequence[Record], goal: str) -> list[tuple[str, float]]:

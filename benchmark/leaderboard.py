@@ -25,7 +25,7 @@ COLUMNS = (
     "leakage", "leakage_low", "leakage_high", "worst_attack", "ssim_aligned", "psnr_aligned", "mse_raw",
     "label_advantage", "steal_advantage", "epsilon_activations", "epsilon_weights", "epsilon_labels", "cost_bytes",
     "cost_time", "flags", "n_done", "n_planned", "params", "tail", "victim", "threat_model", "control", "white_box",
-    "leakage_p95", "leakage_max", "n_seeds", "noise_to_rms",
+    "leakage_p95", "leakage_max", "n_seeds", "noise_to_rms", "worst_planted",
 )  # fmt: skip
 WHOLE = (
     "rank",
@@ -144,6 +144,7 @@ def _row(standing: Standing, raised: Sequence[Raised], rank: int | None) -> dict
         "leakage_low": standing.low,
         "leakage_high": standing.high,
         "worst_attack": None if worst is None else worst.title,
+        "worst_planted": None if score is None else score.planted,
         **{name: standing.worst_mean(name) for name in ("ssim_aligned", "psnr_aligned", "mse_raw")},
         "label_advantage": score.score if score and key.goal == "labels" else NAN,
         "steal_advantage": score.score if score and key.goal == "client_model" else NAN,

@@ -300,3 +300,29 @@ def test_opening_the_leaderboard_does_not_import_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
+
+
+def with_a_broken_attack() -> Leaderboard:
+    broken = seeds(attack="other")
+    return leaderboard([*records(seeds(), ssim=0.4), *records(broken, flags=["planted_client_failed"])])
+
+
+def test_an_attack_that_fails_planted_clients_is_badged_in_every_table() -> None:
+    page = render(with_a_broken_attack(), "md")
+    leaders, attacks = page.split("## Attacks")
+    assert "| other ! |" in leaders
+    rows = [line for line in attacks.splitlines() if "| none |" in line]
+    assert [("unsplit" in row, " ! |" in row) for row in rows] == [(False, True), (True, False)]
+    assert "what this attack finds counts, what it misses does not" in page
+    assert "other !" in render(with_a_broken_attack(), "tex")
+
+
+def test_the_badge_is_data_in_the_other_formats() -> None:
+    value = with_a_broken_attack()
+    assert [row["worst_planted"] for row in json.loads(render(value, "json"))["rows"]] == [False]
+    attacks = {row["attack"]: row["planted"] for row in csv.DictReader(io.StringIO(to_csv(value.attacks)))}
+    assert (attacks["unsplit"], attacks["other"]) == ("passed", "failed: reconstruct")
+
+
+def test_no_badge_is_explained_where_there_is_none() -> None:
+    assert "planted clients, which hide nothing" not in render(leaderboard(records(seeds())), "md")

@@ -25,7 +25,9 @@ from benchmark.report.names import Variant, attack_names, full_name, legend
 GAP = "—"
 AT_LEAST = "≥"
 FRONT = " *"
+BROKEN = " !"
 FRONT_NOTE = "* on the Pareto front: no ranked row of its table keeps more utility and leaks less."
+BROKEN_NOTE = "! fails on planted clients, which hide nothing: what this attack finds counts, what it misses does not."
 TABLE = ("goal", "dataset", "model", "topology", "tail", "victim", "asked", "threat_model")
 GOAL_TITLES = {
     "inputs": "Inputs: how much of the private images is reconstructed",
@@ -120,6 +122,8 @@ def to_markdown(board: Leaderboard) -> str:
             lines += [f"### {_md(title)}", "", *_md_table(printed(frame, names)), ""]
     if len(board.rows):
         lines += [_md(FRONT_NOTE), ""]
+    if any(_broken(planted) for planted in [*board.rows["worst_planted"], *board.attacks["planted"]]):
+        lines += [_md(BROKEN_NOTE), ""]
     if len(board.attacks):
         lines += ["## Attacks", "", *_md_table(printed_attacks(board.attacks, names)), ""]
     if legend(names):
@@ -143,6 +147,8 @@ def to_latex(board: Leaderboard) -> str:
         for title, frame in tables
     ]
     parts += [f"\\noindent {_tex(short)}: {_tex(params)}\n" for short, params in legend(names)]
+    if any(_broken(planted) for planted in board.rows["worst_planted"]):
+        parts.append(f"\\noindent {_tex(BROKEN_NOTE)}\n")
     return "\n".join(parts).replace(AT_LEAST, "$\\geq$").replace(GAP, "--")
 
 
@@ -175,7 +181,10 @@ def printed(
     marks = (FRONT if front else "" for front in on_front(frame))
     shown["defense"] = [_named(row, defenses) + mark for row, mark in zip(_dicts(frame), marks, strict=True)]
     titles = {f"{name}:{params}" if params else name: short for (name, params), short in attacks.items()}
-    shown["worst_attack"] = [text(titles.get(title, title)) for title in frame["worst_attack"]]
+    shown["worst_attack"] = [
+        text(titles.get(title, title)) + _badge(planted)
+        for title, planted in zip(frame["worst_attack"], frame["worst_planted"], strict=True)
+    ]
     shown["cost_bytes"] = [GAP if pd.isna(cost) else f"{cost:.0f}" for cost in frame["cost_bytes"]]
     shown["leakage"] = [leakage_text(row) for row in _dicts(frame)]
     shown["n_done"] = [f"{row['n_done']}/{row['n_planned']}" for row in _dicts(frame)]
@@ -189,7 +198,9 @@ def printed_attacks(frame: pd.DataFrame, attacks: Mapping[Variant, str]) -> pd.D
     frame = frame[frame["role"] != "control"]
     shown = frame[list(ATTACKS_PRINTED)].map(text)
     shown["defense"] = [_named(row) for row in _dicts(frame)]
-    shown["attack"] = [text(attacks[row["attack"], row["attack_params"]]) for row in _dicts(frame)]
+    shown["attack"] = [
+        text(attacks[row["attack"], row["attack_params"]]) + _badge(row["planted"]) for row in _dicts(frame)
+    ]
     reached = frame["cut"].where(frame["cut"] == frame["cut_reached"], frame["cut"] + "->" + frame["cut_reached"])
     shown["cut"] = reached.map(text)
     shown["n_done"] = [f"{row['n_done']}/{row['n_planned']}" for row in _dicts(frame)]
@@ -225,6 +236,15 @@ def text(value: Any) -> str:
 def _named(row: Mapping[str, Any], names: Mapping[Variant, str] | None = None) -> str:
     variant = (row["defense"], row["params"])
     return text(full_name(*variant) if names is None else names[variant])
+
+
+def _badge(planted: object) -> str:
+    return BROKEN if _broken(planted) else ""
+
+
+def _broken(planted: object) -> bool:
+    # Of a row's worst attack true or false, of an attack in words; neither where nothing was measured.
+    return planted is False or str(planted).startswith("failed")
 
 
 def _title(table: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from benchmark.flags import meaning
 from benchmark.gate import Verdict, exit_code
 from benchmark.leaderboard import Leaderboard
 from benchmark.report.names import attack_names, defense_names, legend
-from benchmark.report.tables import FRONT_NOTE, GOAL_TITLES, by_goal, printed, text
+from benchmark.report.tables import BROKEN_NOTE, FRONT_NOTE, GOAL_TITLES, by_goal, printed, text
 from benchmark.report.verdicts import short_cells
 
 SHOWN = {
@@ -132,7 +132,8 @@ def to_terminal(board: Leaderboard) -> Group:
             parts += [Text(title, style="italic"), FittedTable(cells), Text()]
     if not parts:
         return Group(Text("No rows: nothing was planned and nothing was run."))
-    lines = [FRONT_NOTE, *(f"{short}: {params}" for short, params in legend(attacks) + legend(defenses))]
+    broken = [BROKEN_NOTE] if any(planted is False for planted in board.rows["worst_planted"]) else []
+    lines = [FRONT_NOTE, *broken, *(f"{short}: {params}" for short, params in legend(attacks) + legend(defenses))]
     lines += [
         f"{LETTERS[code] + ' ' if code in LETTERS else ''}{code}: {meaning(code)}"
         for code in sorted(set(board.notes["flag"]))
