@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from pydantic import Field
@@ -17,10 +17,14 @@ class BiasSign(Attack):
     Under softmax cross-entropy that gradient is softmax(logits) - onehot(label), of which only the label's entry is
     negative (Zhao, Mopuri and Bilen, 2020, arXiv 2001.02610). In a batch the entries are averaged, and the rule
     names the batch's commonest class. No server is sent this gradient: the threat model is `weight gradients`.
+
+    What it must succeed on: a tail whose last layer has a bias, in batches of one sample; it takes no steps, so its
+    planted clients need no parameters.
     """
 
     name: ClassVar[str] = "bias_sign"
     goals: ClassVar[tuple[Goal, ...]] = ("infer_labels",)
+    planted: ClassVar[Mapping[str, object]] = {}
     phases: ClassVar[tuple[Phase, ...]] = ("training",)
     topologies: ClassVar[tuple[Topology, ...]] = ("u_shaped",)
 
@@ -28,7 +32,7 @@ class BiasSign(Attack):
 
     def knowledge(self) -> frozenset[Knowledge]:
         """The tail's architecture and its weight gradients."""
-        return frozenset({Knowledge.ARCHITECTURE, Knowledge.WEIGHT_GRADIENTS})
+        return super().knowledge() | {Knowledge.WEIGHT_GRADIENTS}
 
     def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
         """Read the labels off every view.

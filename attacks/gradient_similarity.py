@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -32,10 +32,10 @@ class GradientSimilarity(Attack):
 
     `aware` calls the defense's hooks. From what they make of known gradients it learns whether these are turned round,
     so that only lines can be compared; from what they make of many labels how often each is flipped into which, and
-    where they are, true labels come by Bayes from what was trained and what the body's outputs say. It compares
-    gradients, less what was added to all of them, and body outputs, and regroups.
+    where they are, true labels come by Bayes from what was trained and what body outputs and smashed data say. Else it
+    compares gradients, less what was added to all of them, and body outputs, and regroups.
 
-    `adaptive` also reads the smashed data, and weighs every source, each epoch being one, by how well it tells groups
+    `adaptive` does as much against flips, and else also reads the smashed data and weighs every source, each epoch being one, by how well it tells groups
     apart: noise, a scale or exchanged coordinates in one epoch leave the others. It compares gradients and their lines,
     and keeps the grouping that is farther apart.
     """
@@ -43,6 +43,7 @@ class GradientSimilarity(Attack):
     name: ClassVar[str] = "gradient_similarity"
     goals: ClassVar[tuple[Goal, ...]] = ("infer_labels",)
     stances: ClassVar[tuple[Stance, ...]] = ("oblivious", "aware", "adaptive")
+    planted: ClassVar[Mapping[str, object]] = {"k": 1}
     phases: ClassVar[tuple[Phase, ...]] = ("training",)
     topologies: ClassVar[tuple[Topology, ...]] = ("u_shaped",)
 
@@ -117,14 +118,13 @@ class GradientSimilarity(Attack):
         found = turning(view.protection, gradients[:, view.n :], view.known_labels.labels)
         flips = self._flips(view)
         if flips is not None:
-            return self._behind_flips(view, [outputs], gradients, found, flips)
+            return self._behind_flips(view, [outputs, self._smashed(view)], gradients, found, flips)
         similar = _compared(gradients, found.line_only).mean(dim=0) + outputs
         return group_labels(similar[: view.n], view.known_labels.labels, view.n_classes, REGROUPINGS)
 
     def _adaptive(self, view: ServerView) -> Tensor:
         known = view.known_labels
-        gradients, outputs = self._gradients_of_all(view), self._outputs(view)
-        smashed = _similar(torch.cat([view.smashed, known.smashed], dim=1)).mean(dim=0)
+        gradients, outputs, smashed = self._gradients_of_all(view), self._outputs(view), self._smashed(view)
         flips = self._flips(view)
         if flips is not None:
             found = turning(view.protection, gradients[:, view.n :], known.labels)
@@ -160,6 +160,9 @@ class GradientSimilarity(Attack):
 
     def _outputs(self, view: ServerView) -> Tensor:
         return _similar(_with(view.body_outputs, view.known_labels.body_outputs)).mean(dim=0)
+
+    def _smashed(self, view: ServerView) -> Tensor:
+        return _similar(torch.cat([view.smashed, view.known_labels.smashed], dim=1)).mean(dim=0)
 
     def _gradients_of_all(self, view: ServerView) -> Tensor:
         at_epoch(self, view.cut_gradients, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,7 @@ _CONFIDENCES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 # How often a tail's own prediction is the label it was trained to give; only its being far above chance matters.
 _PREDICTED = 0.5
 _UNSEEN = 1e-6
+_ROUNDS = 10
 
 
 def labels_behind_flips(
@@ -51,21 +53,46 @@ def labels_behind_flips(
     n_classes, n = len(flips), len(gradients) - len(known)
     similarity = sum(features, torch.zeros_like(gradients))
     start = group_labels(similarity[:n], known, n_classes, REGROUPINGS)
-    truths = one_hot(torch.cat([start, known]), n_classes).to(gradients)
+    fixed = one_hot(known, n_classes).to(gradients)
+    truths = torch.cat([one_hot(start, n_classes).to(gradients), fixed])
     groups = one_hot(_grouped(gradients, n_classes, seed), n_classes).to(gradients)
     rates = (flips + _UNSEEN).log()
 
-    fit = groups.T @ truths @ rates
+    # Named by the known samples alone, by all that the features say, and by what the tail predicts.
+    fits = [groups[n:].T @ fixed @ rates, groups.T @ truths @ rates]
     if aligned is not None:
         likeliest = one_hot(flips.argmax(dim=1), n_classes).to(flips)
         predicted = (_PREDICTED * likeliest + (1 - _PREDICTED) * flips + _UNSEEN).log()
-        fit = fit + _predicted(*aligned, groups).T @ truths @ predicted
-    names = torch.as_tensor(linear_sum_assignment(-fit.cpu().numpy())[1], device=gradients.device)
+        fits += [fit + _predicted(*aligned, groups).T @ truths @ predicted for fit in fits]
+    readings = [_read(features, groups, _named(fit), truths, known, rates) for fit in fits]
+    return max(readings, key=lambda reading: reading[1])[0]
 
-    trained = rates.T[names[groups[:n].argmax(dim=1)]]
-    said = log_likelihoods(features, truths)[:n].log_softmax(dim=1)
-    posteriors = [(confidence * said).log_softmax(dim=1) + trained for confidence in _CONFIDENCES]
-    return max(posteriors, key=_evidence).argmax(dim=1)
+
+def _read(
+    features: Sequence[Tensor], groups: Tensor, names: Tensor, truths: Tensor, known: Tensor, rates: Tensor
+) -> tuple[Tensor, float]:
+    """Labels of the targets under a naming of the groups, and how likely it makes the trained labels."""
+    n = len(truths) - len(known)
+    evidence = -math.inf
+    # What a known sample cannot be.
+    excluded = torch.cat([torch.ones_like(truths[:n]), truths[n:]]).log()
+    for _ in range(_ROUNDS):
+        trained = rates.T[names[groups.argmax(dim=1)]]
+        said = log_likelihoods(features, truths)
+        joints = [(confidence * said).log_softmax(dim=1) + trained + excluded for confidence in _CONFIDENCES]
+        best = max(joints, key=_evidence)
+        evidence = _evidence(best)
+        truths = best.softmax(dim=1)
+        renamed = _named(groups.T @ truths @ rates)
+        if torch.equal(renamed, names):
+            break
+        names = renamed
+    return truths[:n].argmax(dim=1), evidence
+
+
+def _named(fit: Tensor) -> Tensor:
+    """Label of each group, none twice, so that the sum of `fit` ([groups, labels]) is largest."""
+    return torch.as_tensor(linear_sum_assignment(-fit.cpu().numpy())[1], device=fit.device)
 
 
 def _evidence(joint: Tensor) -> float:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -25,10 +25,18 @@ class LabelMatching(Attack):
     give; the candidate closest to the gradient observed is taken, and the clone is trained one step with it. Erdogan,
     Kupcu and Cicek (2022, arXiv 2108.09033). Their code reads the gradient of the tail's own first weight, which
     no server receives; with `observes=cut_gradient` the same rule reads what a server is really sent.
+
+    What it must succeed on: a linear tail's weight gradient for single samples. That is p - onehot(label) times the
+    tail's input, so that a clone of any weights names the label by its direction. Its size is that of the client's
+    error, which the published distance compares as well: it is right as long as the tail is untrained, and loses one
+    that has learned; planted clients have, and are met with `distance=cosine`. From the cut gradient no attack without
+    known labels or the tail's weights can name a class: another order of the tail's outputs gives the same
+    gradients. That form fails its planted client, and its failures say nothing for a defense.
     """
 
     name: ClassVar[str] = "label_matching"
     goals: ClassVar[tuple[Goal, ...]] = ("infer_labels",)
+    planted: ClassVar[Mapping[str, object]] = {"distance": "cosine"}
     phases: ClassVar[tuple[Phase, ...]] = ("training",)
     topologies: ClassVar[tuple[Topology, ...]] = ("u_shaped",)
 
@@ -44,7 +52,7 @@ class LabelMatching(Attack):
     def knowledge(self) -> frozenset[Knowledge]:
         """The tail's architecture, and its weight gradients where they are what is observed."""
         weights = {Knowledge.WEIGHT_GRADIENTS} if self.observes == "weight_gradient" else set()
-        return frozenset({Knowledge.ARCHITECTURE} | weights)
+        return super().knowledge() | weights
 
     def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
         """Infer the labels of every view's targets, in order; views are lanes of one program.

@@ -33,6 +33,7 @@ class Observation:
         truth: The targets: images, labels, ids.
         known: What an attacker with known labels is granted, or None; kept for the control that uses them
             without gradients.
+        known_images: [m, channels, height, width] of those samples, or None; no attacker has them.
         sent: [k, n, ...] the smashed data, the harness's own copy.
         body_outputs: [k, n, ...] in the u-shaped topology, the harness's own copy, or None.
     """
@@ -42,6 +43,7 @@ class Observation:
     known: KnownLabels | None
     sent: Tensor
     body_outputs: Tensor | None
+    known_images: Tensor | None = None
 
 
 def target_positions(cell: Cell, dataset: Dataset) -> Tensor:
@@ -74,7 +76,7 @@ def observe(cell: Cell, victim: Victim, dataset: Dataset, attack: Attack) -> Obs
     """
     device = victim.device
     if cell.phase == "training":
-        seen, known = _training_rows(cell, victim, dataset, attack)
+        seen, known, known_images = _training_rows(cell, victim, dataset, attack)
         truth = dataset.victim.select(seen.positions.cpu()).to(device)
         sent, outputs, gradients = seen.smashed, seen.body_outputs, seen.cut_gradients
         weights: dict[str, Tensor] | None = _in_tail_order(seen, victim)
@@ -85,7 +87,7 @@ def observe(cell: Cell, victim: Victim, dataset: Dataset, attack: Attack) -> Obs
         protection = victim.protection.restarted("inference")
         sent = torch.stack([victim.smash(truth.images, protection) for _ in range(cell.views)])
         outputs = _through_body(victim, sent) if victim.split.tail is not None else None
-        gradients = known = weights = batch_sizes = None
+        gradients = known = known_images = weights = batch_sizes = None
         summed = False
 
     granted = attack.knowledge()
@@ -115,7 +117,7 @@ def observe(cell: Cell, victim: Victim, dataset: Dataset, attack: Attack) -> Obs
         loss_reduction="sum" if summed else "mean",
         batch_sizes=_cloned(batch_sizes),
     )
-    return Observation(view, truth, known, sent, outputs)
+    return Observation(view, truth, known, sent, outputs, known_images)
 
 
 def _inference_positions(cell: Cell, dataset: Dataset) -> Tensor:
@@ -166,7 +168,7 @@ def _query(victim: Victim, attack_seed: int, phase: Phase) -> Callable[[Tensor],
 
 def _training_rows(
     cell: Cell, victim: Victim, dataset: Dataset, attack: Attack
-) -> tuple[TrainingView, KnownLabels | None]:
+) -> tuple[TrainingView, KnownLabels | None, Tensor | None]:
     seen = victim.seen
     if seen is None:
         raise UserError(
@@ -175,7 +177,12 @@ def _training_rows(
     watched = seen.positions[~seen.is_known]
     chosen = _training_positions(cell, dataset, watched.cpu()).to(watched.device)
     seen = seen.latest(cell.views)
-    return seen.rows(_where(seen.positions, chosen)), _known(seen, cell, dataset, attack)
+    targets, wanted = seen.rows(_where(seen.positions, chosen)), attack.known_labels_per_class()
+    if not wanted:
+        return targets, None, None
+    known = _known(seen, cell, dataset, wanted)
+    part = dataset.victim.select(known.positions.cpu()).to(victim.device)
+    return targets, KnownLabels(known.smashed, known.body_outputs, known.cut_gradients, part.labels), part.images
 
 
 def _where(positions: Tensor, wanted: Tensor) -> Tensor:
@@ -183,22 +190,17 @@ def _where(positions: Tensor, wanted: Tensor) -> Tensor:
     return (positions == wanted[:, None]).nonzero()[:, 1]
 
 
-def _known(seen: TrainingView, cell: Cell, dataset: Dataset, attack: Attack) -> KnownLabels | None:
-    wanted = attack.known_labels_per_class()
-    if not wanted:
-        return None
+def _known(seen: TrainingView, cell: Cell, dataset: Dataset, wanted: int) -> TrainingView:
     labels = dataset.victim.labels.to(seen.positions.device)[seen.positions]
     rows = []
     for label in range(dataset.n_classes):
         free = (seen.is_known & (labels == label)).nonzero().flatten()
         if len(free) < wanted:
             raise UserError(
-                f"attack {attack.name}: wants {wanted} known labels a class, but only {len(free)} of class "
+                f"attack {cell.attack.name}: wants {wanted} known labels a class, but only {len(free)} of class "
                 f"{dataset.class_names[label]!r} were watched; raise watch.known_per_class in the suite"
             )
         rows.append(free[:wanted])
     positions = seen.positions[torch.cat(rows)]
     shown = blind_order(positions, len(dataset.victim), dataset.digest, "known", cell.phase)
-    chosen = _where(seen.positions, shown)
-    known = seen.rows(chosen)
-    return KnownLabels(known.smashed, known.body_outputs, known.cut_gradients, labels[chosen])
+    return seen.rows(_where(seen.positions, shown))

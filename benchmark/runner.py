@@ -125,7 +125,8 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
     for cell, victim, client, seen, finding in zip(
         group.cells, victims, clients, observations, findings, strict=True
     ):
-        scores = score_finding(cell, victim, dataset, seen, finding)
+        undefended = _victim(cell.victim.undefended(), context)
+        scores = score_finding(cell, victim, dataset, seen, finding, undefended=undefended)
         # Before the record: a record that is stored has its images.
         if context.images is not None and "reconstruct" in cell.goals:
             _keep_images(Path(context.images), cell, finding, scores.convergence["checkpoint"])
@@ -137,7 +138,7 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
             scores,
             suite=context.suite,
             suite_digest=context.suite_digest,
-            undefended=_victim(cell.victim.undefended(), context),
+            undefended=undefended,
             evidence=client | target_evidence(victim, dataset, seen.truth, cell.phase),
             run=_run_facts(cell, context, seconds / len(group.cells)),
         )

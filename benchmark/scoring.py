@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmark.data import Dataset, majority_share, targets_digest
 from benchmark.errors import PluginError
-from benchmark.metrics.labels import label_controls, label_scores
+from benchmark.label_scoring import score_labels
 from benchmark.metrics.reconstruction import control_scores, worst_checkpoint
 from benchmark.metrics.stealing import random_clone_scores, steal_scores
 from benchmark.metrics.utility import accuracy, head_flops, parameter_count, wire_bytes
@@ -41,8 +41,15 @@ class Scores:
     convergence: dict[str, Any]
 
 
-def score_finding(cell: Cell, victim: Victim, dataset: Dataset, observation: Observation, finding: Finding) -> Scores:
-    """Score one finding for every goal its attack declares.
+def score_finding(
+    cell: Cell,
+    victim: Victim,
+    dataset: Dataset,
+    observation: Observation,
+    finding: Finding,
+    undefended: Victim | None = None,
+) -> Scores:
+    """Score one finding for every goal its attack declares; `undefended` is None where `victim` has no defenses.
 
     Raises:
         PluginError: The finding lacks what a declared goal needs, or has another shape, or is not finite.
@@ -62,11 +69,10 @@ def score_finding(cell: Cell, victim: Victim, dataset: Dataset, observation: Obs
             controls |= control_scores(truth.images, dataset.auxiliary.to(images.device), rng)
         elif goal == "infer_labels":
             labels = _demanded(cell, "labels", finding.labels, truth.labels.shape)
-            per_image |= label_scores(labels, truth.labels)
-            scalars["label_accuracy"] = _mean(per_image["correct"])
-            controls |= label_controls(
-                truth.labels, dataset.n_classes, observation.sent, observation.body_outputs, observation.known
-            )
+            correct, without, accuracies = score_labels(labels, observation, victim, undefended, dataset.n_classes)
+            per_image |= correct
+            controls |= without
+            scalars |= accuracies
         elif goal == "steal":
             if finding.clone is None:
                 raise PluginError(f"attack {cell.attack.name}: goal steal is declared, but the finding has no clone")
@@ -201,7 +207,3 @@ def _truth_residual(victim: Victim, observation: Observation) -> float:
     x, k = observation.truth.images, len(observation.sent)
     first, second = (victim.smash(x, victim.protection.restarted("residual", draw)) for draw in range(2))
     return float((first - second).square().mean()) / (2 * k)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -32,6 +32,7 @@ class Observed:
     labels: Tensor
     tail: str
     accuracy: float
+    protection: Protection
 
     @property
     def truth(self) -> Tensor:
@@ -39,7 +40,11 @@ class Observed:
 
     def view(self, attack: Attack, granted: frozenset[Knowledge] | None = None) -> ServerView:
         targets = self.seen.rows((~self.seen.is_known).nonzero().flatten())
-        secrets = Secrets(known_labels=self.known(), weight_gradients=targets.weight_gradients)
+        secrets = Secrets(
+            known_labels=self.known(),
+            weight_gradients=targets.weight_gradients,
+            protection=self.protection.restarted("attacker"),
+        )
         return ServerView(
             smashed=targets.smashed,
             phase="training",
@@ -87,7 +92,9 @@ def observe(
     root = Rng("observed training", seed)
     parts = split(network(mnist_net, (1, 28, 28), 10, root.child("weights")), "pool1", tail)
     chosen = choose_targets(part, TargetRule("per_class", TARGETS_A_CLASS + 1)).reshape(10, -1)
-    watcher = TrainingWatcher(chosen[:, 1:].flatten(), chosen[:, 0])
+    # In no order, as views are.
+    targets = chosen[:, 1:].flatten()[root.child("targets").permutation(10 * TARGETS_A_CLASS)]
+    watcher = TrainingWatcher(targets, chosen[:, 0][root.child("known").permutation(10)])
     optimisers = {
         name: torch.optim.Adam(module.parameters(), lr=2e-3, amsgrad=True) for name, module in parts.parts().items()
     }
@@ -108,4 +115,6 @@ def observe(
         right = parts.evaluate(digits.test.images).argmax(dim=1) == digits.test.labels
     seen = watcher.view()
     sizes = torch.full((epochs, int((~seen.is_known).sum())), batch_size)
-    return Observed(seen, sizes, parts.body, part.labels[seen.positions], tail, float(right.double().mean()))
+    return Observed(
+        seen, sizes, parts.body, part.labels[seen.positions], tail, float(right.double().mean()), protection
+    )

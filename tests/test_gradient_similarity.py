@@ -8,9 +8,10 @@ import torch
 from attacks.gradient_similarity import GradientSimilarity
 from benchmark.data import Dataset
 from benchmark.errors import NotGranted, UserError
-from benchmark.metrics.labels import label_controls
+from benchmark.metrics.labels import Space, accuracy_without_gradient
 from benchmark.view import Knowledge, ServerView
 from defenses.isotropic_gradient_noise import IsotropicGradientNoise
+from defenses.label_randomised_response import LabelRandomisedResponse
 from defenses.max_norm import MaxNorm
 from tests.observed_training import Observed, observe, only, run
 
@@ -37,12 +38,14 @@ def test_a_two_layer_tail_is_no_defense(digits: Dataset) -> None:
 
 
 def test_the_same_labels_without_gradients_score_lower(undefended: Observed) -> None:
-    view = undefended.view(GradientSimilarity())
+    view, known = undefended.view(GradientSimilarity()), undefended.known()
+    assert view.body_outputs is not None
+    assert known.body_outputs is not None
+    spaces = [Space(view.smashed, known.smashed), Space(view.body_outputs, known.body_outputs)]
 
-    controls = label_controls(undefended.truth, 10, view.smashed, view.body_outputs, undefended.known())
+    without = accuracy_without_gradient(undefended.truth, 10, known.labels, spaces)
 
-    for control in controls.values():
-        assert control["accuracy"][0] <= undefended.accuracy_of(GradientSimilarity()) - 0.1
+    assert without <= undefended.accuracy_of(GradientSimilarity()) - 0.1
 
 
 def test_the_body_output_alone_does_as_the_control_does(undefended: Observed) -> None:
@@ -161,6 +164,62 @@ def test_a_view_without_gradients_is_refused(undefended: Observed) -> None:
 
     with pytest.raises(NotGranted, match="u-shaped training"):
         run(GradientSimilarity(), [view])
+
+
+@pytest.mark.parametrize("stance", ["aware", "adaptive"])
+def test_without_a_defense_knowing_it_gives_every_label(undefended: Observed, stance: str) -> None:
+    assert undefended.accuracy_of(GradientSimilarity.configured({"stance": stance})) >= 0.98
+
+
+@pytest.mark.parametrize("stance", ["aware", "adaptive"])
+def test_it_finds_out_that_max_norm_turns_gradients_round(digits: Dataset, stance: str) -> None:
+    masked = observe(digits, defenses=[MaxNorm()])
+
+    assert masked.accuracy_of(GradientSimilarity.configured({"stance": stance})) > 0.9
+
+
+def test_weighing_epochs_and_smashed_data_sees_through_more_noise_than_any_told_variant(digits: Dataset) -> None:
+    noisy = observe(digits, defenses=[IsotropicGradientNoise(c=8)])
+
+    told = [
+        noisy.accuracy_of(GradientSimilarity.configured(variant))
+        for variant in ({}, {"reads": "both", "rounds": 20}, {"sign": "ignored", "rounds": 20})
+    ]
+
+    assert noisy.accuracy_of(GradientSimilarity(stance="adaptive")) > max(told) + 0.1
+
+
+@pytest.mark.parametrize("stance", ["aware", "adaptive"])
+def test_it_undoes_flips_that_known_samples_suffer_too(digits: Dataset, stance: str) -> None:
+    flipped = observe(digits, defenses=[LabelRandomisedResponse(epsilon=2)])
+
+    assert flipped.accuracy_of(GradientSimilarity()) < 0.3
+    assert flipped.accuracy_of(GradientSimilarity.configured({"stance": stance})) > 0.5
+
+
+def test_knowing_the_defense_has_to_be_granted(undefended: Observed) -> None:
+    view = undefended.view(GradientSimilarity(stance="aware"), granted=GradientSimilarity().knowledge())
+
+    with pytest.raises(NotGranted, match="DEFENSE"):
+        run(GradientSimilarity(stance="aware"), [view])
+
+
+@pytest.mark.parametrize("stance", ["aware", "adaptive"])
+def test_what_it_finds_out_itself_cannot_be_told(stance: str) -> None:
+    with pytest.raises(UserError, match=f"the {stance} form finds sign, rounds out itself"):
+        GradientSimilarity.configured({"stance": stance, "sign": "ignored", "rounds": 3})
+
+
+@pytest.mark.parametrize("stance", ["aware", "adaptive"])
+def test_gradients_that_are_all_zero_leave_what_the_server_knows_without(undefended: Observed, stance: str) -> None:
+    attack = GradientSimilarity.configured({"stance": stance})
+    view = undefended.view(attack)
+    silent = with_known(view, cut_gradients=torch.zeros_like(view.known_labels.cut_gradients))
+    silent = only(silent, cut_gradients=torch.zeros_like(view.cut_gradients))
+
+    labels = run(attack, [silent])[0].labels
+
+    assert (labels == undefended.truth).double().mean() > 0.3
 
 
 def test_it_asks_for_k_labels_a_class() -> None:

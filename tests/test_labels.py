@@ -7,19 +7,24 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmark.errors import PluginError
-from benchmark.metrics.labels import advantage, cosines, group_labels, label_controls, label_scores, similarity_to_all
+from benchmark.metrics.labels import (
+    Space,
+    accuracy_without_gradient,
+    advantage,
+    cosines,
+    group_labels,
+    label_controls,
+    label_scores,
+    similarity_to_all,
+)
 from benchmark.seeds import Rng
-from benchmark.view import KnownLabels
-
-
-def known(smashed: Tensor, outputs: Tensor | None = None) -> KnownLabels:
-    return KnownLabels(smashed, outputs, None, torch.tensor([0, 1]))
 
 
 ACROSS = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
 TRUTH = torch.tensor([0, 1, 1, 1])
 TELLING = torch.tensor([[[2.0, 0.1], [0.1, 2.0], [0.0, 9.0], [0.1, 0.3]]])
 SILENT = torch.ones_like(TELLING)
+KNOWN = torch.tensor([0, 1])
 
 
 def test_each_target_scores_one_or_zero() -> None:
@@ -47,26 +52,33 @@ def test_nothing_is_gained_over_a_perfect_control(accuracy: float) -> None:
 
 
 def test_chance_and_majority_need_no_known_labels() -> None:
-    controls = label_controls(TRUTH, 10, TELLING, None, None)
+    controls = label_controls(TRUTH, 10)
 
     assert controls == {"chance": {"accuracy": [0.1]}, "majority": {"accuracy": [0.75]}}
 
 
-@pytest.mark.parametrize(("smashed", "outputs"), [(TELLING, None), (TELLING, SILENT), (SILENT, TELLING)])
-def test_the_control_without_gradients_takes_the_better_space(smashed: Tensor, outputs: Tensor | None) -> None:
-    granted = known(ACROSS, None if outputs is None else ACROSS)
+@pytest.mark.parametrize("spaces", [[TELLING], [TELLING, SILENT], [SILENT, TELLING]])
+def test_without_gradients_the_better_space_counts(spaces: list[Tensor]) -> None:
+    seen = [Space(space, ACROSS) for space in spaces]
 
-    controls = label_controls(TRUTH, 2, smashed, outputs, granted)
-
-    assert controls["known_labels_no_gradient"] == {"accuracy": [1.0]}
+    assert accuracy_without_gradient(TRUTH, 2, KNOWN, seen) == 1.0
 
 
-def test_the_control_without_gradients_uses_all_views_where_the_last_fails() -> None:
-    views = torch.cat([TELLING, SILENT])
+def test_without_gradients_all_views_count_where_the_last_fails() -> None:
+    seen = [Space(torch.cat([TELLING, SILENT]), ACROSS.expand(2, 2, 2))]
 
-    controls = label_controls(TRUTH, 2, views, None, known(ACROSS.expand(2, 2, 2)))
+    assert accuracy_without_gradient(TRUTH, 2, KNOWN, seen) == 1.0
 
-    assert controls["known_labels_no_gradient"] == {"accuracy": [1.0]}
+
+@pytest.mark.parametrize("defended", [TELLING, SILENT])
+def test_the_control_is_that_of_the_server_that_knows_less(defended: Tensor) -> None:
+    undefended = SILENT if defended is TELLING else TELLING
+
+    controls = label_controls(TRUTH, 2, KNOWN, [[Space(defended, ACROSS)], [Space(undefended, ACROSS)]])
+
+    least = accuracy_without_gradient(TRUTH, 2, KNOWN, [Space(SILENT, ACROSS)])
+    assert least < 1.0
+    assert controls["known_labels_no_gradient"] == {"accuracy": [least]}
 
 
 def test_cosines_are_those_of_the_definition() -> None:

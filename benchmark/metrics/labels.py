@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from benchmark.errors import PluginError
-from benchmark.view import KnownLabels
 
 # Rounds after which groups of targets no longer change in practice.
 REGROUPINGS = 20
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a server received or computed, in one layer.
+
+    Attributes:
+        targets: [k, n, ...].
+        known: [k, m, ...] of the samples whose labels are known.
+    """
+
+    targets: Tensor
+    known: Tensor
 
 
 def label_scores(inferred: Tensor, truth: Tensor) -> dict[str, list[float]]:
@@ -53,41 +67,58 @@ def advantage(accuracy: float, control: float) -> float:
 
 
 def label_controls(
-    truth: Tensor,
-    n_classes: int,
-    targets_smashed: Tensor,
-    targets_body_outputs: Tensor | None,
-    known: KnownLabels | None,
+    truth: Tensor, n_classes: int, known: Tensor | None = None, servers: Sequence[Sequence[Space]] = ()
 ) -> dict[str, dict[str, list[float]]]:
     """Accuracy of what infers labels without any gradient.
+
+    The control with known labels stands for what gradients add nothing to. Were it taken from the defended network
+    alone, a defense could raise it (by sharper features, or by marking what it sends with the label) and so look safe
+    however much its gradients tell; were it taken from the undefended one alone, a defense that spoils the features
+    would be credited with what its server cannot compute at all. So it is the least over servers: no defense can raise
+    it above the undefended one's, and what a defended network tells beyond that came to the server by the defended
+    protocol and counts against the defense.
 
     Args:
         truth: [n], int64.
         n_classes: Number of labels.
-        targets_smashed: [k, n, ...] what the server received of the targets.
-        targets_body_outputs: [k, n, ...] what its body made of them, or None outside the u-shaped topology.
-        known: The labels the attacker is granted, or None.
+        known: [m], int64, the labels the attacker is granted, or None.
+        servers: Without known labels none; else the defended server's spaces and the undefended one's.
 
     Returns:
         One `accuracy` for each control. `chance`: 1 / n_classes. `majority`: share of the targets' commonest label.
-        `known_labels_no_gradient`, where labels are known: the cosine nearest known sample by what the server computes
-        itself, and groups from there: smashed data or body outputs, last view or all, regrouped or not, whichever does
-        best.
+        `known_labels_no_gradient`, where labels are known: the least over servers of `accuracy_without_gradient`.
     """
     controls = {"chance": 1 / n_classes, "majority": _majority(truth, n_classes)}
-    if known is not None:
-        spaces = [(targets_smashed, known.smashed)]
-        if targets_body_outputs is not None and known.body_outputs is not None:
-            spaces.append((targets_body_outputs, known.body_outputs))
-        similarities = [
-            similarity_to_all(targets[first:], samples[first:]) for targets, samples in spaces for first in (-1, 0)
-        ]
-        controls["known_labels_no_gradient"] = max(
-            _accuracy(group_labels(similarity, known.labels, n_classes, rounds), truth)
-            for similarity in similarities
-            for rounds in (0, REGROUPINGS)
+    if known is not None and servers:
+        controls["known_labels_no_gradient"] = min(
+            accuracy_without_gradient(truth, n_classes, known, spaces) for spaces in servers
         )
     return {name: {"accuracy": [value]} for name, value in controls.items()}
+
+
+def accuracy_without_gradient(truth: Tensor, n_classes: int, known: Tensor, spaces: Sequence[Space]) -> float:
+    """Accuracy of the best predictor that reads what a server computes itself.
+
+    The cosine nearest known sample, and groups from there: in each space, in its last view or all, regrouped or not,
+    whichever does best.
+
+    Args:
+        truth: [n], int64.
+        n_classes: Number of labels.
+        known: [m], int64, labels of the known samples.
+        spaces: At least one: smashed data, body outputs.
+
+    Returns:
+        In [0, 1].
+    """
+    similarities = [
+        similarity_to_all(space.targets[first:], space.known[first:]) for space in spaces for first in (-1, 0)
+    ]
+    return max(
+        _accuracy(group_labels(similarity, known, n_classes, rounds), truth)
+        for similarity in similarities
+        for rounds in (0, REGROUPINGS)
+    )
 
 
 def group_labels(similarity: Tensor, labels: Tensor, n_classes: int, rounds: int) -> Tensor:
