@@ -12,6 +12,7 @@ import pandas as pd
 
 from benchmark.attack_rows import ATTACK_COLUMNS, attack_rows
 from benchmark.cell import Plan
+from benchmark.comparison import leakage_change
 from benchmark.flags import Raised
 from benchmark.rank import judge
 from benchmark.record import Axes, Record
@@ -25,7 +26,8 @@ COLUMNS = (
     "leakage", "leakage_low", "leakage_high", "worst_attack", "ssim_aligned", "psnr_aligned", "mse_raw",
     "label_advantage", "steal_advantage", "epsilon_activations", "epsilon_weights", "epsilon_labels", "cost_bytes",
     "cost_time", "flags", "n_done", "n_planned", "params", "tail", "victim", "threat_model", "control", "white_box",
-    "leakage_p95", "leakage_max", "n_seeds", "noise_to_rms", "worst_planted",
+    "leakage_p95", "leakage_max", "n_seeds", "noise_to_rms", "worst_planted", "leakage_change", "leakage_change_low",
+    "leakage_change_high", "pareto",
 )  # fmt: skip
 WHOLE = (
     "rank",
@@ -88,12 +90,15 @@ def leaderboard(records: Sequence[Record], plan: Plan | None = None) -> Leaderbo
     """
     found = slots(records, plan)
     judged = judge(build_rows(found))
+    undefended = {s.row.key.table: s for s, _, _ in judged if s.row.key.defense == "none"}
+    rows = _frame([_row(*entry, undefended.get(entry[0].row.key.table)) for entry in judged], COLUMNS)
+    rows["pareto"] = _fronts(rows, [standing.row.key.table for standing, _, _ in judged])
     suites = [(plan.suite, plan.suite_digest)] if plan else [(r.suite, r.suite_digest) for r in records[:1]]
     suite, digest = suites[0] if suites else ("", "")
     return Leaderboard(
         suite=suite,
         suite_digest=digest,
-        rows=_frame([_row(*entry) for entry in judged], COLUMNS),
+        rows=rows,
         attacks=_frame(attack_rows(found), ATTACK_COLUMNS),
         notes=_frame([note for standing, raised, _ in judged for note in _notes(standing, raised)], NOTE_COLUMNS),
         claims=_frame(_claims(found), CLAIM_COLUMNS),
@@ -130,7 +135,18 @@ def on_front(frame: pd.DataFrame) -> list[bool]:
     ]
 
 
-def _row(standing: Standing, raised: Sequence[Raised], rank: int | None) -> dict[str, Any]:
+def _fronts(rows: pd.DataFrame, tables: Sequence[tuple[str | None, ...]]) -> list[bool]:
+    marks = [False] * len(rows)
+    places: dict[tuple[str | None, ...], list[int]] = defaultdict(list)
+    for place, table in enumerate(tables):
+        places[table].append(place)
+    for members in places.values():
+        for place, front in zip(members, on_front(rows.iloc[members]), strict=True):
+            marks[place] = front
+    return marks
+
+
+def _row(standing: Standing, raised: Sequence[Raised], rank: int | None, undefended: Standing | None) -> dict[str, Any]:
     key, worst = standing.row.key, standing.worst
     score = None if worst is None else standing.scores[worst]
     return {
@@ -161,6 +177,18 @@ def _row(standing: Standing, raised: Sequence[Raised], rank: int | None) -> dict
         "leakage_max": standing.maximum,
         "n_seeds": len(standing.seeds),
         "noise_to_rms": standing.over_victims(_noise_to_rms),
+        **_change(standing, undefended),
+    }
+
+
+def _change(standing: Standing, undefended: Standing | None) -> dict[str, float]:
+    if undefended is None or undefended is standing:
+        return {}
+    found = leakage_change(standing, undefended)
+    return {
+        "leakage_change": found.estimate,
+        "leakage_change_low": found.low,
+        "leakage_change_high": found.high,
     }
 
 

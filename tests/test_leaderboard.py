@@ -395,6 +395,52 @@ def test_a_cell_that_failed_has_a_row_without_an_image() -> None:
     assert frame[frame["status"] != "done"]["image"].isna().all()
 
 
+def test_the_change_is_what_a_row_leaks_more_or_less_than_without_a_defense() -> None:
+    change = (0.40 - 0.65) / (1 - BEST_CONTROL)
+    noise, none = rows(records(seeds(), ssim=0.65) + records(every_stance("noise"), ssim=0.40))
+    assert noise["leakage_change"] == pytest.approx(change)
+    assert pd.isna(none["leakage_change"])
+
+
+def test_the_change_is_paired_so_that_what_victims_and_images_share_cancels() -> None:
+    noise, none = rows(records(seeds(), ssim=0.65) + records(every_stance("noise"), ssim=0.60))
+    assert none["leakage_high"] - none["leakage_low"] > 0.05
+    assert noise["leakage_change_high"] - noise["leakage_change_low"] < 0.01
+    assert noise["leakage_change_high"] < 0
+
+
+def test_the_change_is_taken_over_the_seeds_that_both_rows_have() -> None:
+    without = by_seed(seeds(n=3), "ssim", (0.5, 0.6, 0.9))
+    noise, _ = rows(without + by_seed(every_stance("noise", n=2), "ssim", (0.4, 0.5)))
+    assert noise["leakage_change"] == pytest.approx(-0.1 / (1 - BEST_CONTROL))
+
+
+def test_a_change_from_all_labels_to_none_keeps_a_width() -> None:
+    found = records(seeds(**LABELS), labels=1.0) + records(every_stance("flip", **LABELS), labels=0.0)
+    row = next(row for row in rows(found) if row["defense"] == "flip")
+    assert row["leakage_change"] == -1
+    # Wilson: of 20, all may be .839 and none .161; beside chance .1 that is .179 and .068 short of the ends.
+    assert row["leakage_change_high"] == pytest.approx(-1 + (0.1790**2 + 0.0679**2) ** 0.5, abs=1e-3)
+
+
+def test_there_is_no_change_to_tell_without_a_row_that_is_not_defended() -> None:
+    (row,) = rows(records(every_stance("noise")))
+    assert pd.isna(row["leakage_change"])
+
+
+def test_the_front_is_marked_table_by_table() -> None:
+    shallow = records(seeds(), ssim=0.65) + records(every_stance("noise"), ssim=0.3, utility=0.9)
+    worse = records(every_stance("worse"), ssim=0.4, utility=0.8)
+    deep = records(every_stance("noise", cut="pool2"), ssim=0.5, utility=0.7)
+    marked = {(row["cut"], row["defense"]): row["pareto"] for row in rows(shallow + worse + deep)}
+    assert marked == {
+        ("pool1", "none"): True,
+        ("pool1", "noise"): True,
+        ("pool1", "worse"): False,
+        ("pool2", "noise"): True,
+    }
+
+
 def test_the_front_leaves_out_what_another_row_beats_on_both_counts() -> None:
     frame = pd.DataFrame(
         {"rank": [1, 2, 3, None], "utility_drop": [0.0, 0.05, 0.06, 0.0], "leakage": [0.5, 0.2, 0.3, 0.0]}

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,8 @@ from benchmark.flags import FLAGS
 from benchmark.gate import compare, make_baseline
 from benchmark.leaderboard import COLUMNS, Leaderboard, images_frame, leaderboard
 from benchmark.record import Record
-from benchmark.report.tables import FORMATS, GAP, render, to_csv, to_parquet, write
+from benchmark.report.cells import GAP
+from benchmark.report.tables import FORMATS, render, to_csv, to_parquet, write
 from benchmark.report.terminal import LETTERS, to_terminal, to_verdicts
 from tests.record_factory import plan, record, records
 from tests.test_leaderboard import DECODER, KNOWN, LABELS, claim, every_stance, seeds
@@ -147,6 +149,15 @@ def test_latex_escapes_names_in_cells_and_captions() -> None:
 def test_latex_is_ascii_where_the_names_are() -> None:
     assert render(unestablished(), "tex").isascii()
     assert "$\\geq$ 0.539, not established" in render(unestablished(), "tex")
+
+
+def test_the_change_against_no_defense_stands_beside_the_leakage_with_its_sign() -> None:
+    noise = records(every_stance("noise"), ssim=0.4)
+    text = render(leaderboard(records(seeds()) + noise), "md")
+    assert "| leakage | change |" in text
+    assert "| -0.329 \\[-0.3" in text
+    unsettled = [replace(one, convergence={"converged": False, "steps": 9}) for one in noise]
+    assert "| ≥ -0.329 |" in render(leaderboard(records(seeds()) + unsettled), "md")
 
 
 def test_a_gap_is_a_dash_in_print() -> None:

@@ -18,12 +18,11 @@ from typing import Any
 import pandas as pd
 
 from benchmark.errors import UserError
-from benchmark.flags import NOT_ESTABLISHED, meaning
-from benchmark.leaderboard import Leaderboard, on_front
+from benchmark.flags import meaning
+from benchmark.leaderboard import Leaderboard
+from benchmark.report.cells import AT_LEAST, GAP, change_text, leakage_text, rounded, text
 from benchmark.report.names import Variant, attack_names, full_name, legend
 
-GAP = "—"
-AT_LEAST = "≥"
 FRONT = " *"
 BROKEN = " !"
 FRONT_NOTE = "* on the Pareto front: no ranked row of its table keeps more utility and leaks less."
@@ -35,9 +34,9 @@ GOAL_TITLES = {
     "client_model": "Client model: how much of the client's head is stolen",
 }
 PRINTED = (
-    "rank", "tier", "defense", "cut", "utility", "utility_drop", "leakage", "worst_attack", "white_box", "ssim_aligned",
-    "label_advantage", "steal_advantage", "epsilon_activations", "epsilon_weights", "epsilon_labels", "noise_to_rms",
-    "cost_bytes", "cost_time", "n_done", "flags",
+    "rank", "tier", "defense", "cut", "utility", "utility_drop", "leakage", "leakage_change", "worst_attack",
+    "white_box", "ssim_aligned", "label_advantage", "steal_advantage", "epsilon_activations", "epsilon_weights",
+    "epsilon_labels", "noise_to_rms", "cost_bytes", "cost_time", "n_done", "flags",
 )  # fmt: skip
 ONLY_FOR = {
     "inputs": ("ssim_aligned",),
@@ -49,7 +48,13 @@ ATTACKS_PRINTED = (
     "psnr_aligned", "mse_raw", "label_accuracy", "label_advantage", "steal_accuracy", "steal_advantage", "controls",
     "converged", "n_done",
 )  # fmt: skip
-HEADERS = {"utility_drop": "drop", "ssim_aligned": "ssim", "psnr_aligned": "psnr", "n_done": "done"}
+HEADERS = {
+    "utility_drop": "drop",
+    "leakage_change": "change",
+    "ssim_aligned": "ssim",
+    "psnr_aligned": "psnr",
+    "n_done": "done",
+}
 
 
 def render(board: Leaderboard, form: str) -> str:
@@ -178,7 +183,7 @@ def printed(
     goal = frame["goal"].iloc[0]
     hidden = {name for other, names in ONLY_FOR.items() if other != goal for name in names}
     shown = frame[[name for name in PRINTED if name not in hidden]].map(text)
-    marks = (FRONT if front else "" for front in on_front(frame))
+    marks = (FRONT if front else "" for front in frame["pareto"])
     shown["defense"] = [_named(row, defenses) + mark for row, mark in zip(_dicts(frame), marks, strict=True)]
     titles = {f"{name}:{params}" if params else name: short for (name, params), short in attacks.items()}
     shown["worst_attack"] = [
@@ -187,8 +192,14 @@ def printed(
     ]
     shown["cost_bytes"] = [GAP if pd.isna(cost) else f"{cost:.0f}" for cost in frame["cost_bytes"]]
     shown["leakage"] = [leakage_text(row) for row in _dicts(frame)]
+    shown["leakage_change"] = [change_text(row) for row in _dicts(frame)]
     shown["n_done"] = [f"{row['n_done']}/{row['n_planned']}" for row in _dicts(frame)]
-    spared = ("white_box", "noise_to_rms", *(f"epsilon_{view}" for view in ("activations", "weights", "labels")))
+    spared = (
+        "leakage_change",
+        "white_box",
+        "noise_to_rms",
+        *(f"epsilon_{view}" for view in ("activations", "weights", "labels")),
+    )
     empty = [name for name in spared if set(shown[name]) <= {GAP, "inf"}]
     return shown.drop(columns=empty).rename(columns=HEADERS)
 
@@ -213,24 +224,6 @@ def printed_claims(frame: pd.DataFrame) -> pd.DataFrame:
     shown = frame.map(text)
     shown["delta"] = [text(d if isinstance(d, str) or pd.isna(d) else f"{d:.3g}") for d in frame["delta"]]
     return shown
-
-
-def leakage_text(row: Mapping[str, Any]) -> str:
-    """Leakage with its interval, as a lower bound where it is not established, or a dash."""
-    if pd.isna(row["leakage"]):
-        return GAP
-    if NOT_ESTABLISHED in str(row["flags"]).split(", "):
-        return f"{AT_LEAST} {row['leakage']:.3f}, not established"
-    return f"{row['leakage']:.3f} [{row['leakage_low']:.3f}, {row['leakage_high']:.3f}]"
-
-
-def text(value: Any) -> str:
-    """A value as a reader sees it, on one line: three digits, a dash for a gap."""
-    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
-        return GAP
-    if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 1000 else _rounded(value, 3)
-    return re.sub(r"[\x00-\x1f\x7f\u2028\u2029]+", " ", str(value)) or GAP
 
 
 def _named(row: Mapping[str, Any], names: Mapping[Variant, str] | None = None) -> str:
@@ -262,15 +255,10 @@ def _dicts(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict(orient="records")]
 
 
-def _rounded(value: float, digits: int) -> str:
-    shown = f"{value:.{digits}f}"
-    return shown.removeprefix("-") if not shown.strip("-0.") else shown
-
-
 def _csv_cell(value: Any) -> Any:
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return ""
-    return _rounded(value, 4) if isinstance(value, float) else value
+    return rounded(value, 4) if isinstance(value, float) else value
 
 
 def _json_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -13,8 +13,9 @@ from rich.text import Text
 from benchmark.flags import meaning
 from benchmark.gate import Verdict, exit_code
 from benchmark.leaderboard import Leaderboard
+from benchmark.report.cells import text
 from benchmark.report.names import attack_names, defense_names, legend
-from benchmark.report.tables import BROKEN_NOTE, FRONT_NOTE, GOAL_TITLES, by_goal, printed, text
+from benchmark.report.tables import BROKEN_NOTE, FRONT_NOTE, GOAL_TITLES, by_goal, printed
 from benchmark.report.verdicts import short_cells
 
 SHOWN = {
