@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -27,6 +27,7 @@ class KnownClient(Attack):
     name: ClassVar[str] = "known_client"
     goals: ClassVar[tuple[Goal, ...]] = ("reconstruct",)
     role: ClassVar[Literal["attack", "reference"]] = "reference"
+    planted: ClassVar[Mapping[str, object]] = {"steps": 300}
 
     tv: float = Field(1e-2, ge=0, le=1e6, description="weight of the squared total variation")
     l2: float = Field(0.0, ge=0, le=1e6, description="weight of the mean squared pixel")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -43,6 +43,15 @@ class UnSplit(Attack):
     name: ClassVar[str] = "unsplit"
     goals: ClassVar[tuple[Goal, ...]] = ("reconstruct", "steal")
     stances: ClassVar[tuple[Stance, ...]] = ("oblivious", "aware", "adaptive")
+    planted: ClassVar[Mapping[str, object]] = {
+        "clone": "joint",
+        "preset": "paper",
+        "rounds": 20,
+        "input_steps": 30,
+        "model_steps": 30,
+        "input_lr": 0.01,
+        "model_lr": 0.005,
+    }
 
     preset: Literal["code", "paper"] = Field(
         "code", description="objective as in the published code (l2 = 1) or as in the paper (l2 = 0)"
