@@ -30,14 +30,14 @@ class GradientSimilarity(Attack):
     targets by their mean similarity to each group, and `sign=ignored` compares lines. A target whose gradient is
     exactly zero is matched by the body's output.
 
-    `aware` calls the defense's hooks. From what they make of known gradients it learns whether these are turned round,
-    so that only lines can be compared; from what they make of many labels how often each is flipped into which, and
-    where they are, true labels come by Bayes from what was trained and what body outputs and smashed data say. Else it
-    compares gradients, less what was added to all of them, and body outputs, and regroups.
+    `aware` calls the defense's hooks. From what they make of known gradients it learns whether these are turned round
+    at random, so that only lines can be compared; from what they make of many labels, how often each is flipped into
+    which. Where labels are flipped, the true ones come by Bayes from what was trained and what body outputs and smashed
+    data say. Else it compares gradients, less what was added to all of them, and body outputs, and regroups.
 
-    `adaptive` does as much against flips, and else also reads the smashed data and weighs every source, each epoch being one, by how well it tells groups
-    apart: noise, a scale or exchanged coordinates in one epoch leave the others. It compares gradients and their lines,
-    and keeps the grouping that is farther apart.
+    `adaptive` does the same against flips. Else it reads the smashed data too and weighs every source, each epoch being
+    one, by how well it tells groups apart: noise, a scale or exchanged coordinates in one epoch leave the others. It
+    compares gradients and their lines, and keeps the grouping that is farther apart.
     """
 
     name: ClassVar[str] = "gradient_similarity"
@@ -115,7 +115,7 @@ class GradientSimilarity(Attack):
 
     def _aware(self, view: ServerView) -> Tensor:
         gradients, outputs = self._gradients_of_all(view), self._outputs(view)
-        found = turning(view.protection, gradients[:, view.n :], view.known_labels.labels)
+        found = self._turning(view)
         flips = self._flips(view)
         if flips is not None:
             return self._behind_flips(view, [outputs, self._smashed(view)], gradients, found, flips)
@@ -127,8 +127,7 @@ class GradientSimilarity(Attack):
         gradients, outputs, smashed = self._gradients_of_all(view), self._outputs(view), self._smashed(view)
         flips = self._flips(view)
         if flips is not None:
-            found = turning(view.protection, gradients[:, view.n :], known.labels)
-            return self._behind_flips(view, [outputs, smashed], gradients, found, flips)
+            return self._behind_flips(view, [outputs, smashed], gradients, self._turning(view), flips)
         readings = []
         for line_only in (False, True):
             epochs = _compared(gradients, line_only)
@@ -152,6 +151,11 @@ class GradientSimilarity(Attack):
             flips,
             view.rng("groups").seed,
         )
+
+    def _turning(self, view: ServerView) -> Turning:
+        known = view.known_labels
+        assert known.cut_gradients is not None  # u-shaped training gives all or nothing
+        return turning(view.protection, known.cut_gradients, known.labels)
 
     def _flips(self, view: ServerView) -> Tensor | None:
         """How often labels are flipped into which, or None where they are kept."""

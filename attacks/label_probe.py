@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 
 _LABELS_A_DRAW, _LABEL_DRAWS = 200, 20
 _GRADIENT_DRAWS = 10
-# A row is turned round more often than noise explains where the shares differ by this.
-_TURNED = 0.05
+# Share of what draws keep of a gradient's line that has to be missing from what they keep of its direction.
+_TURNED = 0.25
 _ALIGNED = 0.1
 
 
@@ -27,7 +26,7 @@ class Turning:
     """What a defense does to a gradient's direction.
 
     Attributes:
-        line_only: Whether it turns gradients round more often than noise would, so that only their line is theirs.
+        line_only: Whether it turns gradients round at random, so that only their line is left; noise does not.
         along: Mean cosine between a gradient and what is sent for it, in [-1, 1]; about 0 where coordinates are
             exchanged.
     """
@@ -68,20 +67,18 @@ def turning(protection: Protection, gradients: Tensor, labels: Tensor) -> Turnin
             changed it already: of its own it changes it once more.
         labels: [m], int64, of the rows.
     """
-    sent = torch.cat([protection.gradients(batch, labels)[None] for batch in gradients for _ in range(_GRADIENT_DRAWS)])
-    given = gradients.repeat_interleave(_GRADIENT_DRAWS, dim=0)
-    cosines = (directions(given) * directions(sent)).sum(dim=2)
-    heard = cosines[(given != 0).flatten(2).any(dim=2) & (sent != 0).flatten(2).any(dim=2)]
-    if not len(heard):
+    cosines = torch.stack([_cosines(protection, gradients, labels) for _ in range(_GRADIENT_DRAWS)])
+    heard = cosines[:, (gradients != 0).flatten(2).any(dim=2)]
+    if not heard.numel():
         return Turning(line_only=False, along=0.0)
-    turned = float((heard < 0).double().mean())
-    return Turning(
-        line_only=min(turned, 1 - turned) > _by_noise(heard, given[0, 0].numel()) + _TURNED,
-        along=float(heard.mean()),
-    )
+    n, d = len(heard), gradients[0, 0].numel()
+    # Without bias: products of different draws alone, and squares less what noise in d dimensions gives by itself.
+    signed = float(((heard.sum(dim=0).square() - heard.square().sum(dim=0)) / (n * (n - 1))).mean())
+    line = float(heard.square().mean()) - 1 / d
+    return Turning(line_only=line - signed > _TURNED * line + 1 / d, along=float(heard.mean()))
 
 
-def _by_noise(cosines: Tensor, d: int) -> float:
-    # Isotropic noise moves a cosine by a normal number of standard deviation 1 / sqrt(d).
-    distance = float(cosines.abs().mean()) * math.sqrt(d)
-    return 0.5 * math.erfc(distance / math.sqrt(2))
+def _cosines(protection: Protection, gradients: Tensor, labels: Tensor) -> Tensor:
+    """Of each row of [k, m, ...] with what is sent for it, [k, m], float64."""
+    sent = torch.stack([protection.gradients(batch, labels) for batch in gradients])
+    return (directions(gradients) * directions(sent)).sum(dim=2)

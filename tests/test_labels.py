@@ -19,7 +19,6 @@ from benchmark.metrics.labels import (
 )
 from benchmark.seeds import Rng
 
-
 ACROSS = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
 TRUTH = torch.tensor([0, 1, 1, 1])
 TELLING = torch.tensor([[[2.0, 0.1], [0.1, 2.0], [0.0, 9.0], [0.1, 0.3]]])
