@@ -57,15 +57,22 @@ def client_model(view: ServerView, *, expected: bool, stand_in: bool = False) ->
         values = _passed(activations[-1], values)
 
     gain, variance = _sizes(activations, sent)
-    masking = [model for model in activations if model.kind.random]
-    # What follows a mask must leave its zeros where they are, or what was masked cannot be told.
-    if expected and len(masking) == 1 and masking[0].kind.masked and not inputs:
-        (mask,) = masking
-        behind = activations[activations.index(mask) + 1 :]
-        if all(model.line is not None and not bool(model.line[1].any()) for model in behind):
-            activations[activations.index(mask)] = replace(mask, unmasked=True)
+    at = next((at for at, model in enumerate(activations) if model.kind.masked), None)
+    if expected and at is not None and _told_by_zeros(inputs, activations, at):
+        mask = replace(activations[at], unmasked=True)
+        activations[at] = mask
+        if mask.kind.random:
             return ClientModel(_active(inputs), _active(activations), mask=mask.kind.masked, gain=gain)
     return ClientModel(_active(inputs), _active(activations), gain=gain, variance=variance)
+
+
+def _told_by_zeros(inputs: Sequence[HookModel], activations: Sequence[HookModel], mask: int) -> bool:
+    """Whether a mask can be told from what was sent: all else is fixed, and what follows leaves a 0 where it is."""
+    others = [*inputs, *activations[:mask], *activations[mask + 1 :]]
+    lines = [model.line for model in activations[mask + 1 :]]
+    return not any(model.kind.random for model in others) and all(
+        line is not None and line[0].follows is None and not bool(line[1].any()) for line in lines
+    )
 
 
 def has_stand_in(view: ServerView) -> bool:
@@ -87,12 +94,12 @@ def _stood_in(module: nn.Module, values: Tensor) -> HookModel:
         slope=Slope(torch.ones_like(values[0])),
         offset=torch.zeros_like(values[0]),
         affine=False,
+        straight=False,
         random=False,
         additive=False,
         masked=0.0,
         differentiable=True,
         by_sample=True,
-        variance=0.0,
     )
     return HookModel(called, kind, True, values[0])
 

@@ -24,7 +24,7 @@ class HookModel:
         hook: Values [batch, ...] and the name of a stream to values, as `attacks.hook_model.Hook`.
         kind: What probing found.
         expected: Whether the expectation over its randomness takes the place of one fresh draw a call.
-        unmasked: With `expected`: whether a mask is left out altogether, because only what it kept is compared.
+        unmasked: Whether a mask is left out where what was sent says that it let a unit through.
         typical: [...] one typical value of a sample.
     """
 
@@ -42,19 +42,29 @@ class HookModel:
 
     @property
     def line(self) -> tuple[Slope, Tensor] | None:
-        """Slope and offset [...], where they are all there is to it and no call is needed."""
-        if not self.kind.affine or (self.kind.random and not self.expected):
-            return None
-        share = 1.0 if self.unmasked else 1 - self.kind.masked
-        return Slope(self.kind.slope.factor * share, self.kind.slope.follows), self.kind.offset
+        """Slope and offset [...], where no call is needed.
 
-    def __call__(self, values: Tensor, names: Sequence[int], step: int) -> Tensor:
-        """[L, n, ...] for [L, n, ...] of lanes called `names`; draws are named by lane and step."""
+        Where expectations are taken, a hook without a useful gradient (rounding) is its line: in expectation over where
+        between two steps a value lies.
+        """
+        kind = self.kind
+        rounded = not kind.random and not kind.differentiable and not kind.masked
+        if not (kind.affine and not kind.random) and not (self.expected and (kind.affine or kind.straight or rounded)):
+            return None
+        share = 1.0 if self.unmasked else 1 - kind.masked
+        return Slope(kind.slope.factor * share, kind.slope.follows), kind.offset
+
+    def __call__(self, values: Tensor, names: Sequence[int], step: int, seen: Tensor | None = None) -> Tensor:
+        """[L, n, ...] for [L, n, ...] of lanes called `names`; draws are named by lane and step.
+
+        With `unmasked` a fixed mask is left out where `seen`, [L, n, ...], says that it let the client's unit through.
+        """
         if (line := self.line) is not None:
             sent: Tensor = line[0](values) + line[1]
             return sent
         if self.kind.by_sample:
-            return self._called(values.flatten(0, 1), "step").unflatten(0, values.shape[:2])
+            made = self._called(values.flatten(0, 1), "step").unflatten(0, values.shape[:2])
+            return torch.where(seen, self.kind.slope(values), made) if self.unmasked and seen is not None else made
         # Each lane by itself: neither what else runs nor how lanes are chunked may reach its draws.
         if not self.expected or not self.kind.random:
             lanes = [self._called(lane, "lane", name, step) for lane, name in zip(values, names, strict=True)]
@@ -113,9 +123,10 @@ class DefendedPath:
     Args:
         clients: A model for each view.
         lanes: (view, number of the lane within it), lane by lane; lanes of a view stand together.
+        targets: [L, n, ...] what was sent.
     """
 
-    def __init__(self, clients: Sequence[ClientModel], lanes: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, clients: Sequence[ClientModel], lanes: Sequence[tuple[int, int]], targets: Tensor) -> None:
         self._step = 0
         runs = [(view, [number for _, number in run]) for view, run in groupby(lanes, key=lambda lane: lane[0])]
         self._names = [names for _, names in runs]
@@ -124,6 +135,7 @@ class DefendedPath:
             "activations": [clients[view].activations for view, _ in runs],
         }
         self._lines = {which: self._stacked(chains) for which, chains in self._chains.items()}
+        self._seen = (targets != 0).split([*map(len, self._names)])
         self.inputs_vary = any(model.varies for chain in self._chains["inputs"] for model in chain)
 
     def inputs(self, x: Tensor) -> Tensor:
@@ -143,9 +155,10 @@ class DefendedPath:
         if (line := self._lines[which]) is not None:
             return torch.addcmul(line[1], values, line[0])
         parts = []
-        for chain, names, part in zip(chains, self._names, values.split([*map(len, self._names)]), strict=True):
+        split = values.split([*map(len, self._names)])
+        for chain, names, part, seen in zip(chains, self._names, split, self._seen, strict=True):
             for model in chain:
-                part = model(part, names, self._step)
+                part = model(part, names, self._step, seen)
             parts.append(part)
         return torch.cat(parts)
 

@@ -26,7 +26,7 @@ Which = Literal["inputs", "activations"]
 # An error of a hundredth of what the hook gives out is no hiding place: 8 bits and more count as affine.
 _AFFINE_ERROR = 1e-2
 _EQUAL = 1e-5
-_BIAS_DRAWS = 4
+_MEAN_DRAWS = 16
 # Finite differences and gradients of a kink or a mask agree in most directions, of a lying gradient in none.
 _AGREEMENT = 0.5
 _STEP = 0.1
@@ -69,26 +69,26 @@ class Kind:
 
     Attributes:
         slope: Least-squares slope of every output unit on its input unit; exact where `affine`.
-        offset: [...] what is added where `affine`: the mean of additive noise included, if it is not 0.
+        offset: [...] mean of what is added to it, 0 where noise alone explains it and under a mask.
         affine: The hook is slope * value + offset for every unit by itself, beside noise that does not depend on the
             value, and beside a mask.
+        straight: The mean over its randomness is slope * value + offset; never claimed under a mask.
         random: Two streams give two results.
         additive: The randomness does not depend on the value: h(v, r) = h(v) + n(r).
         masked: Share of entries that are given out as exactly 0 though the value is not; what is kept is affine.
         differentiable: Its gradient agrees with finite differences.
         by_sample: A sample's result does not depend on the other samples of the batch; never claimed where random.
-        variance: Mean over units of the variance over its randomness.
     """
 
     slope: Slope
     offset: Tensor
     affine: bool
+    straight: bool
     random: bool
     additive: bool
     masked: float
     differentiable: bool
     by_sample: bool
-    variance: float
 
     @property
     def identity(self) -> bool:
@@ -117,21 +117,29 @@ def probe(hook: Hook, values: Tensor) -> tuple[Hook, Kind]:
         additive = random and _same(change, again - hook(other, "probe", 1), here)
         by_sample = not random and _same(here[: len(here) // 2], hook(values[: len(here) // 2], "probe", 0))
 
+        if random and not additive:
+            draws = range(1, _MEAN_DRAWS)
+            change = change + sum((hook(values, "slope", at) - hook(other, "slope", at) for at in draws), start=0.0)
+            change = change / _MEAN_DRAWS
         slope = slope_of(step, change)
         affine = (additive or not random) and _small(change - slope(step), change)
-        masked, offset = 0.0, torch.zeros_like(values[0])
-        if affine:
-            offset = _offset(hook, values, slope)
-        elif not additive and bool(((here == 0) & (values != 0)).any()):
+        masked, straight = 0.0, False
+        if not affine and not additive and bool(((here == 0) & (values != 0)).any()):
             kept = here != 0
             line = slope_of(values, here, kept)
             if _small(torch.where(kept, here - line(values), 0.0), here):
                 # What a fixed rule sets to 0 (top-k) depends on the value: the hook itself must say which.
                 slope, affine = line, random
                 masked = float(((here == 0) & (values != 0)).sum() / (values != 0).sum())
-        variance = float((here - again).square().mean()) / 2
+        offset = torch.zeros_like(values[0])
+        if not masked:
+            mean, error = _mean(hook, values, slope)
+            offset = mean.mean(0)
+            if bool(offset.square().mean() <= 2 * error.mean() / len(values)):
+                offset = torch.zeros_like(offset)
+            straight = affine or (random and bool((mean - offset).square().mean() <= 2 * error.mean()))
     differentiable = not affine and not masked and _differentiable(hook, values)
-    return hook, Kind(slope, offset, affine, random, additive, masked, differentiable, by_sample, variance)
+    return hook, Kind(slope, offset, affine, straight, random, additive, masked, differentiable, by_sample)
 
 
 def _marked(hook: Hook, values: Tensor) -> Hook:
@@ -156,12 +164,11 @@ def _small(error: Tensor, whole: Tensor) -> bool:
     return bool((error.square().mean(0) <= _AFFINE_ERROR**2 * unit.clamp(min=float(everywhere) * 1e-2)).all())
 
 
-def _offset(hook: Hook, values: Tensor, slope: Slope) -> Tensor:
-    """[...] the mean of what is added to slope * value; 0 where noise alone explains it."""
-    added = torch.cat([hook(values, "offset", draw) - slope(values) for draw in range(_BIAS_DRAWS)])
-    mean, of_mean = added.mean(0), added.var(0).mean() / len(added)
-    explained = mean.square().mean() <= 2 * of_mean + (_EQUAL * added.abs().max()) ** 2
-    return torch.zeros_like(mean) if explained else mean
+def _mean(hook: Hook, values: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
+    """[batch, ...] mean over draws of what is added to the slope's line, and the variance of that mean."""
+    draws = torch.stack([hook(values, "mean", draw) - slope(values) for draw in range(_MEAN_DRAWS)])
+    rounding = (_EQUAL * draws.abs().max()).square()
+    return draws.mean(0), draws.var(0) / _MEAN_DRAWS + rounding
 
 
 def _differentiable(hook: Hook, values: Tensor) -> bool:

@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from attacks.base import Attack, Budget, Finding, Goal, Progress
-from attacks.inversion import Schedule, alternate
-from benchmark.lanes import Lanes, bytes_per_lane, chunks
+from attacks.base import Attack, Budget, Finding, Goal, Progress, Stance
+from attacks.client_model import has_stand_in
+from attacks.inversion import Outcome, Schedule
+from attacks.problems import Problems, both, sent, solve
 from benchmark.view import Knowledge, ServerView
 
 
@@ -22,10 +23,13 @@ class KnownClient(Attack):
     variation as in `unsplit`. A reference, never ranked, and not a ceiling: at deep cuts a decoder trained on
     auxiliary images does better. Where the server saw the targets k times, the mean of the k smashed data is the
     target.
+
+    Forms as those of `unsplit`: `aware` puts the defense's own hooks around the head, `adaptive` their expectation.
     """
 
     name: ClassVar[str] = "known_client"
     goals: ClassVar[tuple[Goal, ...]] = ("reconstruct",)
+    stances: ClassVar[tuple[Stance, ...]] = ("oblivious", "aware", "adaptive")
     role: ClassVar[Literal["attack", "reference"]] = "reference"
     planted: ClassVar[Mapping[str, object]] = {"steps": 300}
 
@@ -37,34 +41,41 @@ class KnownClient(Attack):
     checkpoints: int = Field(4, ge=1, le=100, description="equally spaced moments whose images are kept, end included")
 
     def knowledge(self) -> frozenset[Knowledge]:
-        """The client's weights, on top of its architecture."""
-        return frozenset({Knowledge.ARCHITECTURE, Knowledge.CLIENT_WEIGHTS})
+        """The client's weights, on top of its architecture; who knows the defense is granted it."""
+        return super().knowledge() | {Knowledge.CLIENT_WEIGHTS}
 
     def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
         """Attack all views at once, a lane each; see `Attack.run`."""
-        schedule = Schedule(self.steps, 1, 0, self.lr, self.lr, self.tv, self.l2, self.checkpoints)
-        heads = [view.client_head for view in views]
-        first = views[0]
-        start = torch.full((first.n, *first.image_shape), self.start, device=first.device)
-        findings: list[Finding] = []
-        for run in chunks(len(views), bytes_per_lane(heads[0], start), budget.memory):
-
-            def partly(fraction: float, done: int = run.start, size: int = len(run)) -> None:
-                progress((done + fraction * size) / len(views))
-
-            part = slice(run.start, run.stop)
-            targets = torch.stack([view.smashed.detach().mean(0) for view in views[part]])
-            outcome = alternate(Lanes(heads[part]), start.expand(len(run), *start.shape), targets, schedule, partly)
-            findings += [
-                Finding(
-                    reconstructions=outcome.images[:, lane],
-                    trace={
-                        "step": [float(step) for step in outcome.steps],
-                        "loss": outcome.trace[:, lane].mean(1).tolist(),
-                    },
-                    steps=schedule.steps,
-                    checkpoints=schedule.kept_steps(),
-                )
-                for lane in range(len(run))
-            ]
+        findings = self._findings(views, budget, progress)
+        stood_in = [] if self.stance == "oblivious" else [at for at, view in enumerate(views) if has_stand_in(view)]
+        if stood_in:
+            # A defense's own stand-in may only add: its images stand beside those that its real hooks led to.
+            added = self._findings([views[at] for at in stood_in], budget, lambda _: None, stand_in=True)
+            for at, finding in zip(stood_in, added, strict=True):
+                findings[at] = both(findings[at], finding)
+        progress(1.0)
         return findings
+
+    def _findings(
+        self, views: Sequence[ServerView], budget: Budget, progress: Progress, *, stand_in: bool = False
+    ) -> list[Finding]:
+        first = views[0]
+        start = torch.full((len(views), first.n, *first.image_shape), self.start, device=first.device)
+        problems = Problems([view.client_head for view in views], start, sent(views, self.stance, stand_in=stand_in))
+        outcome, _ = solve(problems, self._schedule(), budget.memory, progress)
+        return [self._finding(outcome.lanes(lane, lane + 1)) for lane in range(len(views))]
+
+    def _schedule(self) -> Schedule:
+        return Schedule(self.steps, 1, 0, self.lr, self.lr, self.tv, self.l2, self.checkpoints)
+
+    def _finding(self, outcome: Outcome) -> Finding:
+        images, steps = outcome.kept(self._schedule())
+        return Finding(
+            reconstructions=torch.stack([kept.squeeze(0) for kept in images]),
+            trace={
+                "step": [float(step) for step in outcome.steps],
+                "loss": outcome.trace[:, 0].mean(1).tolist(),
+            },
+            steps=self._schedule().steps,
+            checkpoints=steps,
+        )

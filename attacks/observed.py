@@ -10,8 +10,6 @@ from torch import Tensor
 from attacks.defended_path import ClientModel
 from benchmark.view import ServerView
 
-# What the squared error of a unit counts, beside the prior, when it is measured in the unit's standard deviation.
-GAIN = 0.1
 _FLOOR = 0.1
 
 
@@ -21,7 +19,7 @@ class Observed:
 
     Attributes:
         target: [n, ...] what the client's model is to explain.
-        weights: [n, ...] what each squared error counts.
+        weights: [n, ...] what each squared error counts: 1 over the variance expected of its unit.
         level: Mean squared error of the truth: the known variance of the noise in `target`; 0 where there is none.
     """
 
@@ -53,7 +51,7 @@ def observed(view: ServerView, client: ClientModel) -> Observed:
         certain = torch.ones_like(target)
     noise = torch.zeros_like(target[0]) if client.variance is None else client.variance / view.k
     spread = _spread(target, certain, client.gain, noise)
-    return Observed(target, certain * GAIN / spread, float(noise.mean()))
+    return Observed(target, certain / spread, float(noise.mean()))
 
 
 def _spread(target: Tensor, certain: Tensor, gain: Tensor | None, noise: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from attacks.client_model import client_model
 from attacks.defended_path import ClientModel, DefendedPath
 from attacks.inversion import Defended, Outcome, Schedule, alternate
 from attacks.observed import observed
+from benchmark.finding import Finding
 from benchmark.lanes import Lanes, bytes_per_lane, chunks
 from benchmark.view import ServerView
 
@@ -64,7 +65,7 @@ class Sent:
         """What the objective needs to know of the defense, or None."""
         if self.weights is None:
             return None
-        return Defended(DefendedPath(self.clients, self.places), self.weights, self.levels)
+        return Defended(DefendedPath(self.clients, self.places, self.targets), self.weights, self.levels)
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Sent:
         return replace(
@@ -124,3 +125,15 @@ def solve(
         outcomes.append(alternate(lanes, problems.starts[part], given.targets, schedule, partly, given.defended()))
         heads += [lanes.head(lane) for lane in range(len(lanes))]
     return Outcome.joined(outcomes), heads
+
+
+def both(real: Finding, added: Finding) -> Finding:
+    """The first finding with the second's images before its own."""
+    assert real.reconstructions is not None  # inversions reconstruct
+    assert added.reconstructions is not None
+    return replace(
+        real,
+        reconstructions=torch.cat([added.reconstructions, real.reconstructions]),
+        steps=real.steps + added.steps,
+        checkpoints=[*added.checkpoints, *real.checkpoints],
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attacks.base import Attack, Budget, Finding, Goal, Progress, Stance
 from attacks.client_model import has_stand_in
 from attacks.inversion import Outcome, Schedule
-from attacks.problems import Problems, Sent, sent, solve
+from attacks.problems import Problems, Sent, both, sent, solve
 from attacks.selection import consensus, lowest, lowest_restart
 from benchmark.view import ServerView
 
@@ -184,11 +184,9 @@ class UnSplit(Attack):
 
     def _finding(self, result: _Restarts) -> Finding:
         schedule, outcome = self.schedule(), result.outcome
-        kept, losses, checkpoints = list(outcome.images), list(result.ranking()), schedule.kept_steps()
-        if outcome.stopped is not None and outcome.stopped_at is not None and outcome.stopped_at.min() < schedule.steps:
-            # First, so that what comes last is where the optimisation ended.
-            kept, losses = [outcome.stopped, *kept], [losses[-1], *losses]
-            checkpoints = [int(outcome.stopped_at.median()), *checkpoints]
+        kept, checkpoints = outcome.kept(schedule)
+        losses = list(result.ranking())
+        losses = [losses[-1]] * (len(kept) - len(losses)) + losses
         if self.select == "consensus":
             reconstructions = [consensus(images) for images in kept]
             trace = outcome.trace.mean((1, 2))
@@ -226,15 +224,3 @@ class _Restarts:
         final = self.outcome.losses[-1]
         own = final.flatten() if len(self.heads) == final.numel() else final.mean(1)
         return int(lowest_restart(own))
-
-
-def both(real: Finding, added: Finding) -> Finding:
-    """The first finding with the second's images before its own."""
-    assert real.reconstructions is not None  # inversions reconstruct
-    assert added.reconstructions is not None
-    return replace(
-        real,
-        reconstructions=torch.cat([added.reconstructions, real.reconstructions]),
-        steps=real.steps + added.steps,
-        checkpoints=[*added.checkpoints, *real.checkpoints],
-    )
