@@ -21,6 +21,11 @@ def undefended(digits: Dataset) -> Observed:
     return observe(digits)
 
 
+@pytest.fixture(scope="module")
+def flipped(digits: Dataset) -> Observed:
+    return observe(digits, defenses=[LabelRandomisedResponse(epsilon=2)])
+
+
 def with_known(view: ServerView, **changes: object) -> ServerView:
     known = replace(view.known_labels, **changes)  # type: ignore[arg-type]
     return only(view, _secrets=replace(view._secrets, known_labels=known))
@@ -190,11 +195,21 @@ def test_weighing_epochs_and_smashed_data_sees_through_more_noise_than_any_told_
 
 
 @pytest.mark.parametrize("stance", ["aware", "adaptive"])
-def test_it_undoes_flips_that_known_samples_suffer_too(digits: Dataset, stance: str) -> None:
-    flipped = observe(digits, defenses=[LabelRandomisedResponse(epsilon=2)])
-
+def test_it_undoes_flips_that_known_samples_suffer_too(flipped: Observed, stance: str) -> None:
     assert flipped.accuracy_of(GradientSimilarity()) < 0.3
     assert flipped.accuracy_of(GradientSimilarity.configured({"stance": stance})) > 0.5
+
+
+@pytest.mark.parametrize("stance", ["aware", "adaptive"])
+def test_flips_are_undone_on_the_views_device_and_alike_every_time(flipped: Observed, stance: str) -> None:
+    attack = GradientSimilarity.configured({"stance": stance})
+
+    first = run(attack, [flipped.view(attack)])[0].labels
+    with torch.device("meta"):
+        again = run(attack, [flipped.view(attack)])[0].labels
+
+    assert again.device.type == "cpu"
+    assert torch.equal(first, again)
 
 
 def test_knowing_the_defense_has_to_be_granted(undefended: Observed) -> None:
