@@ -16,6 +16,7 @@ from benchmark.errors import NotGranted, UserError
 from benchmark.metrics.reconstruction import best_control, control_scores, score_images
 from benchmark.models import mnist_net, network, split
 from benchmark.parts import Part
+from benchmark.scoring import CONVERGED_FALL
 from benchmark.seeds import Rng
 from benchmark.view import Knowledge, Secrets, ServerView
 
@@ -44,7 +45,7 @@ def seen_by(
     )
 
 
-def attack(view: ServerView, **parameters: float) -> Finding:
+def attack(view: ServerView, **parameters: float | str) -> Finding:
     return InverseDecoder.configured(parameters).run([view], Budget(), lambda done: None)[0]
 
 
@@ -123,12 +124,12 @@ def test_more_units_than_are_kept_as_features_are_decoded_too(targets: Tensor, d
     assert shown(attack(seen_by(wide, targets, digits.auxiliary), epochs=1), targets) >= 0.9
 
 
-def test_fresh_answers_undo_noise_better_than_one(pool2: Query, targets: Tensor, digits: Dataset) -> None:
+def test_fresh_answers_undo_noise_better_than_one(targets: Tensor, digits: Dataset) -> None:
     fresh, once = (
-        attack(seen_by(noisy(pool2, 1.0), targets, digits.auxiliary), epochs=3, requery=requery)
-        for requery in (True, False)
+        attack(seen_by(noisy(nn.Identity(), 3.0), targets, digits.auxiliary), images=300, epochs=2, stance=stance)
+        for stance in ("aware", "oblivious")
     )
-    assert shown(fresh, targets) > shown(once, targets) + 0.02
+    assert shown(fresh, targets) > shown(once, targets) + 0.03
 
 
 def test_targets_seen_five_times_under_noise_show_more(pool2: Query, targets: Tensor, digits: Dataset) -> None:
@@ -137,6 +138,40 @@ def test_targets_seen_five_times_under_noise_show_more(pool2: Query, targets: Te
         for k in (5, 1)
     )
     assert shown(five, targets) > shown(one, targets) + 0.05
+
+
+def test_training_on_means_decodes_means_better(pool2: Query, targets: Tensor, digits: Dataset) -> None:
+    view = seen_by(noisy(pool2, 3.0), targets, digits.auxiliary, k=10)
+    adaptive, aware = (attack(view, epochs=2, stance=stance) for stance in ("adaptive", "aware"))
+    assert shown(adaptive, targets) > shown(aware, targets) + 0.02
+
+
+def test_against_a_client_that_always_answers_the_same_all_stances_are_one(
+    pool2: Query, targets: Tensor, digits: Dataset
+) -> None:
+    view = seen_by(pool2, targets, digits.auxiliary, k=3)
+    first, *others = (mended(attack(view, stance=stance, **QUICK)) for stance in ("oblivious", "aware", "adaptive"))
+    assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("stance", ["oblivious", "aware", "adaptive"])
+def test_no_stance_is_granted_the_defense(stance: str) -> None:
+    knowledge = InverseDecoder.configured({"stance": stance}).knowledge()
+    assert knowledge == {Knowledge.ARCHITECTURE, Knowledge.AUXILIARY, Knowledge.QUERY}
+
+
+def test_a_client_is_asked_no_more_than_allowed(targets: Tensor, digits: Dataset) -> None:
+    asked = 0
+
+    def counting(x: Tensor) -> Tensor:
+        nonlocal asked
+        asked += len(x)
+        return Rng("draw", asked).normal_like(x)
+
+    view = seen_by(counting, targets, digits.auxiliary, k=10)
+    asked = 0
+    attack(view, images=100, queries=60)
+    assert asked <= 61 * 100
 
 
 def test_a_client_that_sends_nothing_yields_the_mean_auxiliary_image(targets: Tensor, digits: Dataset) -> None:
@@ -181,7 +216,7 @@ def test_the_finding_says_when_it_was_taken(pool2: Query, targets: Tensor, digit
     assert finding.reconstructions.shape == (2, *targets.shape)
     assert (finding.steps, list(finding.checkpoints)) == (12, [0, 12])
     assert finding.trace["step"] == [4, 8, 12]
-    assert finding.trace["training_loss"][-1] < finding.trace["training_loss"][0]
+    assert len(finding.trace["training_loss"]) == 3
 
 
 def test_the_convolutions_mend_what_the_linear_decoder_left(pool2: Query, targets: Tensor, digits: Dataset) -> None:
@@ -226,7 +261,22 @@ def test_too_few_auxiliary_images_are_refused_with_a_remedy(targets: Tensor, dig
         attack(seen_by(nn.Identity(), targets, few))
 
 
-@pytest.mark.parametrize("key", ["images", "draws", "epochs", "batch_size", "learning_rate", "width"])
+def test_a_run_cut_short_is_not_taken_for_one_at_rest(pool2: Query, targets: Tensor, digits: Dataset) -> None:
+    for client in (pool2, noisy(pool2, 1.0)):
+        losses = attack(seen_by(client, targets, digits.auxiliary), epochs=3).trace["training_loss"]
+        assert losses[-2] - losses[-1] > CONVERGED_FALL * losses[-2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sigma", [0.0, 0.5, 2.0, 4.0])
+def test_the_default_run_comes_to_rest_under_any_noise(
+    sigma: float, pool2: Query, targets: Tensor, digits: Dataset
+) -> None:
+    losses = attack(seen_by(noisy(pool2, sigma), targets, digits.auxiliary)).trace["training_loss"]
+    assert abs(losses[-2] - losses[-1]) < CONVERGED_FALL * losses[-2]
+
+
+@pytest.mark.parametrize("key", ["images", "draws", "queries", "epochs", "batch_size", "learning_rate", "width"])
 def test_parameters_out_of_range_are_refused_by_name(key: str) -> None:
     with pytest.raises(UserError, match=f"inverse_decoder: parameter {key}=0"):
         InverseDecoder.configured({key: 0})
