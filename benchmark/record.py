@@ -72,11 +72,16 @@ class Record:
         targets: `ids` of the targets in their source, their `digest` and `labels`; of their data set the
             `dataset_digest`, `image_shape`, `n_classes`, and a `note` on the copy where it is not the original one.
         per_image: Metric name -> one value a target: `ssim_raw`, `ssim_aligned`, `psnr_raw`, `psnr_aligned`,
-            `mse_raw`, `mse_aligned`, `correlation`, `correct` (labels; 0 or 1).
-        controls: Control name -> metric name -> values: one a target for images; a single one for labels
+            `mse_raw`, `mse_aligned`, `correlation`, `identified` (1, or a share where several candidates tie, or 0),
+            `identification_rank` (of the truth, from 1), `recognised` (0 or 1), `correct` (labels; 0 or 1). All of the
+            one checkpoint that is worst for the defense by aligned SSIM.
+        controls: Control name -> metric name -> values: one a target for images (all metrics of `per_image`, each the
+            mean over the control's draws); a single one for labels
             (`accuracy`) and stealing (`steal_accuracy`, `steal_agreement`).
-        scalars: Single values: `label_accuracy`, `steal_accuracy`, `steal_agreement`, ...
-        utility: `accuracy`, `majority`, `undefended_accuracy` (same seed), ...
+        scalars: Single values: `label_accuracy`, `steal_accuracy`, `steal_agreement`, `identification_candidates`
+            (images in a line-up), `identification_chance` (one over that), `recognition_of_truth` (share of the private
+            images themselves that the independent classifier recognises), ...
+        utility: `accuracy`, `majority`, `undefended_accuracy` (same seed); of trained victims `auxiliary_accuracy`.
         privacy: Claims, as stated by the defenses.
         reached: Numbers the defenses measured.
         evidence: What the harness found out about the defended client and the data, beside any attack; what flags that

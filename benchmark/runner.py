@@ -19,6 +19,7 @@ from benchmark.errors import PluginError, UserError
 from benchmark.evidence import client_evidence, target_evidence
 from benchmark.finding import Budget, Finding
 from benchmark.memory import peak_memory, restart_peak_memory
+from benchmark.metrics.recognition import Recogniser, obtain_recogniser
 from benchmark.observe import observe, target_positions
 from benchmark.planted_verdicts import Verdict, verdict_key, with_verdict
 from benchmark.record import Record
@@ -39,7 +40,7 @@ class RunContext:
 
     Attributes:
         suite, suite_digest: What the records are filed under.
-        cache: Folder of trained victims.
+        cache: Folder of trained victims and of the classifiers that read reconstructions.
         data_root: Folder of the data sets, or None for the environment's.
         device: `cpu`, `cuda` or `auto`.
         memory: Bytes an attack's tensors may take at once.
@@ -85,7 +86,7 @@ def chosen_device(name: str) -> torch.device:
 
 
 def train_victims(group: Group, context: RunContext, progress: Progress = lambda _: None) -> None:
-    """Train and cache what the group needs, so that its time is not counted as an attack's."""
+    """Train and cache what the group and its scores need, so that its time is not counted as an attack's."""
     needed = (spec for cell in group.cells for spec in (cell.victim, cell.victim.undefended()))
     specs = {spec.key(): spec for spec in needed}
     for done, spec in enumerate(specs.values()):
@@ -94,6 +95,7 @@ def train_victims(group: Group, context: RunContext, progress: Progress = lambda
             progress((before + part) / len(specs))
 
         _victim(spec, context, report)
+    _recogniser(group, context)
     progress(1.0)
 
 
@@ -109,6 +111,7 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
     stated = (context.verdicts or {}).get(verdict_key(first.attack))
     verdict = None if stated is None else Verdict.from_json(stated)
     dataset = _dataset(first.victim.dataset, context.data_root, context.perturbation)
+    recogniser = _recogniser(group, context)
     victims = [_victim(cell.victim, context) for cell in group.cells]
     # Before any view is made: until then no hook has drawn anything that it could keep.
     clients = [client_evidence(victim, dataset) for victim in victims]
@@ -122,11 +125,9 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
             f"attack {first.attack.name}: run returned {len(findings) if isinstance(findings, list) else findings!r} "
             f"findings for {len(group.cells)} views; return a list with one each"
         )
-    for cell, victim, client, seen, finding in zip(
-        group.cells, victims, clients, observations, findings, strict=True
-    ):
+    for cell, victim, client, seen, finding in zip(group.cells, victims, clients, observations, findings, strict=True):
         undefended = _victim(cell.victim.undefended(), context)
-        scores = score_finding(cell, victim, dataset, seen, finding, undefended=undefended)
+        scores = score_finding(cell, victim, dataset, seen, finding, recogniser, undefended=undefended)
         # Before the record: a record that is stored has its images.
         if context.images is not None and "reconstruct" in cell.goals:
             _keep_images(Path(context.images), cell, finding, scores.convergence["checkpoint"])
@@ -207,6 +208,20 @@ def _victim(spec: VictimSpec, context: RunContext, progress: Progress = lambda _
         chosen_device(context.device),
         progress,
     )
+
+
+def _recogniser(group: Group, context: RunContext) -> Recogniser | None:
+    """The classifier that reads what the group reconstructs; None where nothing is."""
+    if not any("reconstruct" in cell.goals for cell in group.cells):
+        return None
+    dataset = _dataset(group.cells[0].victim.dataset, context.data_root, context.perturbation)
+    return _kept_recogniser(dataset, Path(context.cache))
+
+
+@lru_cache(maxsize=2)
+def _kept_recogniser(dataset: Dataset, cache: Path) -> Recogniser:
+    # One object a process: what it read of targets and controls is remembered by it.
+    return obtain_recogniser(dataset, cache)
 
 
 def _run_facts(cell: Cell, context: RunContext, seconds: float) -> dict[str, Any]:

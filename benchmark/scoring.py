@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,22 +12,27 @@ from torch import Tensor
 
 from benchmark.data import Dataset, majority_share, targets_digest
 from benchmark.errors import PluginError
+from benchmark.image_scoring import Targets, score_reconstructions
 from benchmark.label_scoring import score_labels
-from benchmark.metrics.reconstruction import control_scores, worst_checkpoint
-from benchmark.metrics.stealing import random_clone_scores, steal_scores
-from benchmark.metrics.utility import accuracy, head_flops, parameter_count, wire_bytes
+from benchmark.metrics.stealing import random_clone_scores, steal_scores, victim_predictions
+from benchmark.metrics.utility import head_flops, parameter_count, wire_bytes
+from benchmark.once import once, victim_accuracy
 from benchmark.record import Record
 from benchmark.seeds import Rng
 
 if TYPE_CHECKING:
     from attacks.base import Finding
     from benchmark.cell import Cell
+    from benchmark.data import Part
+    from benchmark.metrics.recognition import Recogniser
     from benchmark.observe import Observation
     from benchmark.victim import Victim
+    from benchmark.view import ServerView
     from defenses.base import PrivacyStatement
 
 CONVERGED_FALL = 0.01
 CONVERGED_RESIDUAL = 1.2
+RANDOM_CLONES = 5
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,20 @@ def score_finding(
     dataset: Dataset,
     observation: Observation,
     finding: Finding,
+    recogniser: Recogniser | None = None,
     undefended: Victim | None = None,
 ) -> Scores:
-    """Score one finding for every goal its attack declares; `undefended` is None where `victim` has no defenses.
+    """Score one finding for every goal its attack declares.
+
+    Args:
+        cell: What was attacked, and how.
+        victim: Whom.
+        dataset: Whose data.
+        observation: What the attack saw, and the truth.
+        finding: What it found.
+        recogniser: The data set's independent classifier; without, recognition is left out.
+        undefended: The victim without defenses at the same seed and cut, for the control of labels; None where `victim`
+            has none itself.
 
     Raises:
         PluginError: The finding lacks what a declared goal needs, or has another shape, or is not finite.
@@ -59,14 +74,14 @@ def score_finding(
     scalars: dict[str, float] = {}
     checkpoint: int | None = None
     truth = observation.truth
-    # Controls are named by the data alone, so that every attack on the same targets meets the same ones.
-    rng = Rng("controls", dataset.digest, cell.targets.text(), cell.phase)
     for goal in cell.goals:
         if goal == "reconstruct":
             images = _demanded(cell, "reconstructions", finding.reconstructions, (None, *truth.images.shape))
-            checkpoint, per_image_scores = worst_checkpoint(images, truth.images)
-            per_image |= per_image_scores
-            controls |= control_scores(truth.images, dataset.auxiliary.to(images.device), rng)
+            targets = Targets.of(dataset, cell.phase, cell.targets.text(), truth)
+            checkpoint, found, beside = score_reconstructions(images, targets, recogniser)
+            per_image |= found
+            controls |= {name: dict(metrics) for name, metrics in beside.controls.items()}
+            scalars |= beside.scalars
         elif goal == "infer_labels":
             labels = _demanded(cell, "labels", finding.labels, truth.labels.shape)
             correct, without, accuracies = score_labels(labels, observation, victim, undefended, dataset.n_classes)
@@ -76,12 +91,8 @@ def score_finding(
         elif goal == "steal":
             if finding.clone is None:
                 raise PluginError(f"attack {cell.attack.name}: goal steal is declared, but the finding has no clone")
-            test = dataset.test.to(truth.images.device)
-            scalars |= steal_scores(finding.clone, victim.split, test)
-            heads = [observation.view.new_head(rng.child("random clone", index)) for index in range(5)]
-            controls["random_clone"] = {
-                key: [value] for key, value in random_clone_scores(heads, victim.split, test).items()
-            }
+            scalars |= steal_scores(finding.clone, victim.split, *_tested(victim, dataset))
+            controls["random_clone"] = _random_clone(cell, victim, dataset, observation.view)
     return Scores(per_image, controls, scalars, _convergence(victim, observation, finding, checkpoint))
 
 
@@ -129,13 +140,22 @@ def assemble(
 
 
 def utility(victim: Victim, undefended: Victim, dataset: Dataset) -> dict[str, float]:
-    """Test accuracy with the defense on, without any defense at the same seed, and of the majority class."""
-    test = dataset.test.to(victim.device)
-    scores = {}
-    for name, who in (("accuracy", victim), ("undefended_accuracy", undefended)):
-        predict = partial(who.predict, protection=who.protection.restarted("utility"))
-        scores[name] = accuracy(predict, test)
-    return scores | {"majority": majority_share(dataset.test.labels)}
+    """What the defended network is worth, each in [0, 1].
+
+    Returns:
+        `accuracy`: share of right labels on the test part with the defense on. `undefended_accuracy`: without any
+        defense, at the same seed. `majority`: of always naming the test part's commonest class. For a trained victim
+        also `auxiliary_accuracy`: with the defense on, on the auxiliary part, which it neither trained on nor is
+        attacked on; far under `accuracy`, the network knows the test part by heart.
+    """
+    scores = {
+        "accuracy": victim_accuracy(victim, dataset, "test"),
+        "undefended_accuracy": victim_accuracy(undefended, dataset, "test"),
+        "majority": majority_share(dataset.test.labels),
+    }
+    return scores | (
+        {"auxiliary_accuracy": victim_accuracy(victim, dataset, "auxiliary")} if victim.spec.epochs else {}
+    )
 
 
 def cost(victim: Victim, undefended: Victim, dataset: Dataset) -> dict[str, float]:
@@ -150,6 +170,23 @@ def cost(victim: Victim, undefended: Victim, dataset: Dataset) -> dict[str, floa
         "training_seconds": victim.training_seconds,
         "time_ratio": victim.training_seconds / undefended.training_seconds if undefended.training_seconds else 1.0,
     }
+
+
+def _tested(victim: Victim, dataset: Dataset) -> tuple[Part, Tensor]:
+    """The test part on the victim's device, and what the undefended victim predicts on it."""
+    test = dataset.test.to(victim.device)
+    return test, once(victim, dataset, ("predictions",), lambda: victim_predictions(victim.split, test))
+
+
+def _random_clone(cell: Cell, victim: Victim, dataset: Dataset, view: ServerView) -> dict[str, list[float]]:
+    def measure() -> dict[str, float]:
+        # Named by the data alone, so that every attack on the same targets meets the same heads.
+        rng = Rng("controls", dataset.digest, cell.targets.text(), cell.phase)
+        heads = [view.new_head(rng.child("random clone", index)) for index in range(RANDOM_CLONES)]
+        return random_clone_scores(heads, victim.split, *_tested(victim, dataset))
+
+    scores = once(victim, dataset, ("random clone", cell.targets.text(), cell.phase), measure)
+    return {key: [value] for key, value in scores.items()}
 
 
 def _claim(statement: PrivacyStatement) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """
     # Copies: safetensors refuses tensors that share storage, as tied weights do.
     own = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
-    entry = {"metadata": dict(metadata), "sha256": _digest(own, metadata)}
+    entry = {"metadata": dict(metadata), "sha256": tensors_digest(own, metadata)}
     write_atomically(path, save(own, {_ENTRY: canonical_json(entry)}))
 
 
@@ -61,12 +61,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         cause = f"{type(error).__name__}: {error}"
         raise BrokenFileError(f"{path} is not a whole file of tensors ({cause}); delete it, it is made again") from None
-    if _digest(tensors, metadata) != expected:
+    if tensors_digest(tensors, metadata) != expected:
         raise BrokenFileError(f"{path} does not match its checksum; delete it, it is made again")
     return tensors, metadata
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256, 64 hex digits, over names, types, shapes and contents of contiguous tensors on the CPU, and metadata."""
     names = sorted(tensors)
     shapes = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in names]
     digest = hashlib.sha256(canonical_json([dict(metadata), shapes]).encode())

@@ -13,6 +13,7 @@ from attacks.base import Attack, Budget, Finding, Goal, Progress
 from benchmark.cell import Group, TargetRule
 from benchmark.data import Dataset
 from benchmark.errors import NotGranted, PluginError, UserError
+from benchmark.metrics.recognition import recogniser_key
 from benchmark.record import Record
 from benchmark.runner import RunContext, chosen_device, failed_record, run_group, train_victims
 from benchmark.view import Knowledge, ServerView
@@ -72,6 +73,31 @@ def test_the_white_box_recovers_digits_behind_the_first_pooling(run: Callable[..
     assert record.axes.role == "reference"
 
 
+def test_the_white_box_identifies_every_digit_in_a_hundred_and_a_constant_gets_chance(
+    run: Callable[..., Record],
+) -> None:
+    found, constant = run("known_client"), run(Told())
+    assert found.per_image["identified"] == [1.0] * 10
+    assert found.scalars["identification_candidates"] == 100
+    assert constant.per_image["identified"] == [found.scalars["identification_chance"]] * 10
+
+
+def test_the_white_box_shows_digits_that_can_be_read_and_a_constant_does_not(run: Callable[..., Record]) -> None:
+    found, constant = run("known_client"), run(Told())
+    assert fmean(found.per_image["recognised"]) >= found.scalars["recognition_of_truth"] - 0.1 > 0.7
+    assert constant.per_image["recognised"] == constant.controls["constant"]["recognised"]
+    assert fmean(constant.per_image["recognised"]) < 0.3
+
+
+def test_a_cell_that_reconstructs_nothing_needs_no_classifier(digits: Dataset, tmp_path: Path) -> None:
+    context = RunContext("tests", "0" * 64, str(tmp_path))
+    spec = victim_spec(digits, **U_SHAPED)
+    train_victims(Group((cell_of(spec, "gradient_similarity", **TRAINING),)), context)
+    assert not (tmp_path / f"{recogniser_key(digits)}.safetensors").exists()
+    train_victims(Group((cell_of(spec, Told()),)), context)
+    assert (tmp_path / f"{recogniser_key(digits)}.safetensors").exists()
+
+
 def test_a_record_survives_its_own_json(run: Callable[..., Record]) -> None:
     record = run(Told())
     assert Record.from_json(record.to_json()) == record
@@ -86,6 +112,14 @@ def test_a_record_says_which_targets_it_is_about(run: Callable[..., Record]) -> 
 def test_an_undefended_victim_drops_no_utility(run: Callable[..., Record]) -> None:
     utility = run(Told()).utility
     assert utility["accuracy"] == utility["undefended_accuracy"] > utility["majority"]
+
+
+def test_utility_is_measured_on_images_too_that_were_neither_trained_on_nor_attacked(
+    run: Callable[..., Record],
+) -> None:
+    utility = run(Told()).utility
+    assert utility["auxiliary_accuracy"] == pytest.approx(utility["accuracy"], abs=0.06)
+    assert "auxiliary_accuracy" not in run(Told(), spec={"epochs": 0}).utility
 
 
 def test_utility_is_measured_with_the_defense_on(run: Callable[..., Record]) -> None:

@@ -78,26 +78,28 @@ def worst_checkpoint(reconstructions: Tensor, truth: Tensor) -> tuple[int, Score
             f"the attack returned reconstructions of shape {tuple(reconstructions.shape)} for targets of shape "
             f"{tuple(truth.shape)}; return [checkpoints, targets, channels, height, width], one checkpoint or more"
         )
-    scored = [score_images(images, truth) for images in reconstructions]
-    worst = int(np.argmax([np.mean(scores["ssim_aligned"]) for scores in scored]))
-    return worst, scored[worst]
+    target = _array(truth)
+    checkpoints = [_finite(images) for images in reconstructions]
+    _demand_window(target)
+    worst = int(np.argmax([np.mean(_each(_ssim, align(images, target), target)) for images in checkpoints]))
+    return worst, _score(checkpoints[worst], target)
 
 
-def control_scores(truth: Tensor, auxiliary: Part, rng: Rng) -> dict[str, Scores]:
-    """What guesses score that use neither the smashed data nor the truth, through the same alignment.
+def control_images(truth: Tensor, auxiliary: Part, rng: Rng) -> dict[str, Images]:
+    """Guesses that use neither the smashed data nor the truth.
 
     Args:
-        truth: Private images, [n, channels, height, width], in [0, 1].
+        truth: Private images, [n, channels, height, width]: only their number and shape are used.
         auxiliary: Images the attacker could hold, disjoint from the targets.
         rng: Draws the random images.
 
     Returns:
-        For each control what `score_images` gives: `constant` (0.5 everywhere), `mean_image` (of the auxiliary
-        images) and `random_image` (auxiliary images drawn for each target; each score is the mean over
-        `RANDOM_IMAGE_DRAWS` draws).
+        For each control [draws, n, channels, height, width]: `constant` (0.5 everywhere) and `mean_image` (of the
+        auxiliary images), one draw each, and `random_image` (an auxiliary image drawn for each target),
+        `RANDOM_IMAGE_DRAWS` draws. A control's score is the mean over its draws.
 
     Raises:
-        UserError: There is no auxiliary image, the auxiliary images have another shape, or as `score_images`.
+        UserError: There is no auxiliary image, or the auxiliary images have another shape.
     """
     public = _array(auxiliary.images)
     if len(public) == 0 or public.shape[1:] != tuple(truth.shape[1:]):
@@ -105,14 +107,38 @@ def control_scores(truth: Tensor, auxiliary: Part, rng: Rng) -> dict[str, Scores
             f"the controls need auxiliary images of shape {tuple(truth.shape[1:])}, the data set's auxiliary part "
             f"has {len(public)} of shape {public.shape[1:]}; give it some of the targets' shape"
         )
-    target = _array(truth)
-    draws = rng.integers(len(public), (RANDOM_IMAGE_DRAWS, len(target))).numpy()
-    random = [_score(public[positions], target) for positions in draws]
+    draws = rng.integers(len(public), (RANDOM_IMAGE_DRAWS, len(truth))).numpy()
     return {
-        "constant": _score(np.full_like(target, 0.5), target),
-        "mean_image": _score(np.broadcast_to(public.mean(axis=0), target.shape), target),
-        "random_image": {key: np.mean([scores[key] for scores in random], axis=0).tolist() for key in METRICS},
+        "constant": np.full((1, *truth.shape), 0.5),
+        "mean_image": np.broadcast_to(public.mean(axis=0), (1, *truth.shape)).copy(),
+        "random_image": public[draws],
     }
+
+
+def control_scores(truth: Tensor, auxiliary: Part, rng: Rng) -> dict[str, Scores]:
+    """What guesses score that use neither the smashed data nor the truth, through the same alignment.
+
+    Args:
+        truth: Private images, [n, channels, height, width], in [0, 1].
+        auxiliary, rng: As in `control_images`.
+
+    Returns:
+        For each of the controls of `control_images` what `score_images` gives, the mean over its draws.
+
+    Raises:
+        UserError: As `control_images` and `score_images`.
+    """
+    target = _array(truth)
+    scored = {
+        name: [_score(images, target) for images in draws]
+        for name, draws in control_images(truth, auxiliary, rng).items()
+    }
+    return {name: mean_scores(draws) for name, draws in scored.items()}
+
+
+def mean_scores(draws: Sequence[Mapping[str, Sequence[float]]]) -> Scores:
+    """The mean of each metric over draws of one control, image by image."""
+    return {key: np.mean([scores[key] for scores in draws], axis=0).tolist() for key in draws[0]}
 
 
 def best_control(controls: Mapping[str, Mapping[str, Sequence[float]]]) -> tuple[str, float]:
@@ -172,12 +198,7 @@ def align(images: Images, truth: Images) -> Images:
 
 
 def _score(images: Images, truth: Images) -> Scores:
-    height, width = truth.shape[2:]
-    if min(height, width) < SSIM_WINDOW:
-        raise UserError(
-            f"images of {height}x{width} are smaller than SSIM's window of {SSIM_WINDOW}x{SSIM_WINDOW}; "
-            "choose a data set, or a size, at least as large"
-        )
+    _demand_window(truth)
     seen = {"raw": np.clip(images, 0.0, 1.0), "aligned": align(images, truth)}
     metrics: dict[str, Callable[[Images, Images], float]] = {
         "ssim": _ssim,
@@ -185,11 +206,24 @@ def _score(images: Images, truth: Images) -> Scores:
         "mse": mean_squared_error,
     }
     scores = {
-        f"{metric}_{how}": [float(measure(true, shown)) for true, shown in zip(truth, view, strict=True)]
+        f"{metric}_{how}": _each(measure, view, truth)
         for metric, measure in metrics.items()
         for how, view in seen.items()
     }
-    return {**scores, "correlation": [_correlation(*pair) for pair in zip(truth, images, strict=True)]}
+    return {**scores, "correlation": _each(_correlation, images, truth)}
+
+
+def _each(measure: Callable[[Images, Images], float], images: Images, truth: Images) -> list[float]:
+    return [float(measure(true, shown)) for true, shown in zip(truth, images, strict=True)]
+
+
+def _demand_window(truth: Images) -> None:
+    height, width = truth.shape[2:]
+    if min(height, width) < SSIM_WINDOW:
+        raise UserError(
+            f"images of {height}x{width} are smaller than SSIM's window of {SSIM_WINDOW}x{SSIM_WINDOW}; "
+            "choose a data set, or a size, at least as large"
+        )
 
 
 def _ssim(truth: Images, image: Images) -> float:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from benchmark.models import Split
 
 
-def steal_scores(clone: nn.Module, split: Split, part: Part) -> dict[str, float]:
+def steal_scores(clone: nn.Module, split: Split, part: Part, predictions: Tensor | None = None) -> dict[str, float]:
     """Score a cloned head in front of the true body (and the true tail in the u-shaped topology).
 
     UnSplit's published code (Erdogan, Kupcu and Cicek, 2022) puts the client's true head in front of the clone's
@@ -27,6 +27,7 @@ def steal_scores(clone: nn.Module, split: Split, part: Part) -> dict[str, float]
         clone: The cloned head: images [n, channels, height, width] to smashed data of the client's shape.
         split: The victim, on the clone's device.
         part: Held-out images and labels.
+        predictions: What `victim_predictions` gives for the part, where it is known.
 
     Returns:
         `steal_accuracy`: share of right labels of the clone in front of the true rest, in [0, 1].
@@ -46,7 +47,7 @@ def steal_scores(clone: nn.Module, split: Split, part: Part) -> dict[str, float]
 
     with evaluating(clone, *split.parts().values()):
         stolen = predicted(through_clone, part.images)
-        true = predicted(split.evaluate, part.images)
+    true = victim_predictions(split, part) if predictions is None else predictions
     if len(stolen) == 0:
         raise UserError("stealing cannot be scored on an empty part; give the data set some test images")
     labels = part.labels.to(stolen.device)
@@ -57,13 +58,21 @@ def steal_scores(clone: nn.Module, split: Split, part: Part) -> dict[str, float]
     }
 
 
-def random_clone_scores(heads: Sequence[nn.Module], split: Split, part: Part) -> dict[str, float]:
+def victim_predictions(split: Split, part: Part) -> Tensor:
+    """Labels that the undefended victim predicts for a part, [n], int64."""
+    with evaluating(*split.parts().values()):
+        return predicted(split.evaluate, part.images)
+
+
+def random_clone_scores(
+    heads: Sequence[nn.Module], split: Split, part: Part, predictions: Tensor | None = None
+) -> dict[str, float]:
     """The control: what heads score that never saw anything, freshly initialised, on average.
 
     Args:
         heads: Fresh heads of the client's architecture, at least one; about five, because single ones
             score anything from under chance to several times chance.
-        split, part: As in `steal_scores`.
+        split, part, predictions: As in `steal_scores`.
 
     Returns:
         What `steal_scores` gives, each the mean over the heads.
@@ -73,7 +82,8 @@ def random_clone_scores(heads: Sequence[nn.Module], split: Split, part: Part) ->
     """
     if not heads:
         raise UserError("the random-clone control needs at least one fresh head; give it some")
-    scored = [steal_scores(head, split, part) for head in heads]
+    known = victim_predictions(split, part) if predictions is None else predictions
+    scored = [steal_scores(head, split, part, known) for head in heads]
     return {key: sum(scores[key] for scores in scored) / len(scored) for key in scored[0]}
 
 
