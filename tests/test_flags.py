@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,3 +208,13 @@ def test_an_attack_that_fails_its_planted_client_is_fatal_only_where_no_other_pa
     failing = records(seeds(), flags=["planted_client_failed"])
     assert not ranked(failing)
     assert ranked(failing + records(seeds(attack="other")))
+
+
+def test_the_documentation_lists_every_flag_with_its_fault_weight_and_meaning() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "scoring.md").read_text()
+    listed = [line for line in page.splitlines() if re.fullmatch(r"\| `\w+` \| (F\d+|—) \| \w+ \| .* \|", line)]
+    assert listed == [f"| `{f.code}` | {f.fault or '—'} | {f.severity} | {f.meaning} |" for f in FLAGS]
+
+
+def test_every_fault_of_published_evaluations_has_a_flag() -> None:
+    assert {flag.fault for flag in FLAGS} - {""} == {f"F{number}" for number in range(1, 14)}

@@ -133,34 +133,3 @@ def test_an_exact_interval_is_never_surer_than_wilsons() -> None:
 def test_the_difference_of_two_proportions_is_newcombes() -> None:
     # 56 of 70 against 48 of 80, his example: method 10 gives .0524 to .3339.
     assert difference_low((56, 70), (48, 80)) == pytest.approx(0.0524, abs=1e-4)
-
-
-def coverage(n_seeds: int, repetitions: int, image: float, seed: float, noise: float) -> float:
-    """Share of 95 % intervals that hold the true worst of two attacks, in a world of crossed seed and image effects."""
-    rng = np.random.default_rng(2024)
-    means, control, n = (0.60, 0.57), 0.2, 20
-    truth = (max(means) - control) / (1 - control)
-    held = 0
-    for repetition in range(repetitions):
-        of_image = rng.normal(0, image, n)
-        attacks = []
-        for mean in means:
-            cells = []
-            for number in range(n_seeds):
-                score = mean + of_image + rng.normal(0, seed) + rng.normal(0, noise, n)
-                cells.append(Sample(number, 0, f"r{repetition}", score, {"c": np.full(n, control)}, np.ones(n)))
-            attacks.append(cells)
-        low, high = interval(worst_scores(attacks, resamples=400)[1])
-        held += low <= truth <= high
-    return held / repetitions
-
-
-@pytest.mark.parametrize(("n_seeds", "least", "most"), [(2, 0.70, 0.93), (3, 0.80, 0.96), (5, 0.86, 0.98)])
-def test_intervals_cover_what_the_documentation_admits(n_seeds: int, least: float, most: float) -> None:
-    assert least <= coverage(n_seeds, 300, image=0.10, seed=0.05, noise=0.08) <= most
-
-
-def test_images_that_all_seeds_share_are_resampled_together() -> None:
-    # With no seed effect at all, images alone must carry the interval: drawing them anew for each of five seeds
-    # would average most of their spread away and cover about .6.
-    assert coverage(5, 300, image=0.10, seed=0.0, noise=0.01) >= 0.88
