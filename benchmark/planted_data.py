@@ -19,7 +19,7 @@ SIZE = 64
 # Width of the strip on the right that victim and test patches come from; auxiliary ones come from the rest.
 STRIP = 80
 STRIDE = 2
-PER_CLASS = {"victim": 20, "auxiliary": 100, "test": 2}
+PER_CLASS = {"victim": 20, "auxiliary": 60, "test": 2}
 # Samples a class of the digits that a client with private labels trains with, so few that its loss stays lively.
 FEW = 20
 
@@ -53,7 +53,7 @@ def patches() -> Dataset:
     for title, n in PER_CLASS.items():
         chosen = [cut_patches(picture, title) for picture in halves]
         labels = np.repeat(np.arange(len(PICTURES)), n)
-        first_id = {"victim": 0, "auxiliary": 1000, "test": 2000}[title]
+        first_id = {"victim": 0, "auxiliary": 600, "test": 2000}[title]
         parts[title] = part_of(np.concatenate(chosen), labels, first_id + np.arange(len(labels)))
     return dataset_of("planted-patches", parts["victim"], parts["auxiliary"], parts["test"], PICTURES)
 
