@@ -38,6 +38,7 @@ class Executor(StrEnum):
 
     LOCAL = "local"
     INLINE = "inline"
+    RAY = "ray"
 
 
 class Listed(StrEnum):
@@ -72,10 +73,19 @@ DataRoot = Annotated[
 Download = Annotated[bool, typer.Option("--download", help="Fetch data sets that are missing.")]
 DeviceName = Annotated[Device, typer.Option("--device", help="Where tensors are.")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Processes.  [default: one a core; with OMP_NUM_THREADS threads each, fewer]")
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="Processes.  [default: one a core; with OMP_NUM_THREADS threads each, fewer]"
+    ),
 ]
 Memory = Annotated[float, typer.Option("--memory", min=0.05, help="GiB an attack's tensors may take at once.")]
-ExecutorName = Annotated[Executor, typer.Option("--executor", help="Child processes, or this one.")]
+ExecutorName = Annotated[Executor, typer.Option("--executor", help="Child processes, this one, or a Ray cluster.")]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Ray cluster, auto or HOST:PORT.  [default: RAY_ADDRESS, or one started here]"),
+]
+CpusPerTask = Annotated[float | None, typer.Option("--cpus-per-task", help="CPUs of a Ray task.  [default: 1]")]
+GpusPerTask = Annotated[float | None, typer.Option("--gpus-per-task", help="GPUs of a Ray task, 0.25 to share one.")]
 Limit = Annotated[
     float | None, typer.Option("--limit", min=0.1, help="Seconds a cell may take.  [default: the suite's]")
 ]
@@ -99,6 +109,9 @@ def _options(
     workers: int | None = None,
     memory: float = 2.0,
     executor: Executor = Executor.LOCAL,
+    address: str | None = None,
+    cpus_per_task: float | None = None,
+    gpus_per_task: float | None = None,
     limit: float | None = None,
     fresh: bool = False,
 ) -> Options:
@@ -115,6 +128,9 @@ def _options(
         workers=workers,
         memory=memory,
         executor=executor.value,
+        address=address,
+        cpus_per_task=cpus_per_task,
+        gpus_per_task=gpus_per_task,
         limit=limit,
         fresh=fresh,
     )
@@ -132,6 +148,9 @@ def run(
     workers: Workers = None,
     memory: Memory = 2.0,
     executor: ExecutorName = Executor.LOCAL,
+    address: Address = None,
+    cpus_per_task: CpusPerTask = None,
+    gpus_per_task: GpusPerTask = None,
     limit: Limit = None,
     fresh: Fresh = False,
 ) -> None:
@@ -152,6 +171,9 @@ def run(
         workers=workers,
         memory=memory,
         executor=executor,
+        address=address,
+        cpus_per_task=cpus_per_task,
+        gpus_per_task=gpus_per_task,
         limit=limit,
         fresh=fresh,
     )

@@ -143,8 +143,35 @@ class _Place:
         return file.relative_to(self.root if file.is_relative_to(self.root) else HARNESS).as_posix()
 
 
+def local_files(path: Path) -> tuple[Path, list[Path]]:
+    """What of the user's own a plug-in needs to be imported elsewhere: the files that its digest covers.
+
+    Args:
+        path: The plug-in's file.
+
+    Returns:
+        The folder they lie below, and the files, sorted: the plug-in's own, those it imports, directly or not, and the
+        `__init__.py` of each package they are in. The digest is the same wherever that tree lies.
+
+    Raises:
+        PluginError: A file cannot be read or is not Python.
+    """
+    place, trees = _local_trees(path.resolve())
+    own = {file for file in trees if file.is_relative_to(place.root)}
+    folders = {folder for file in own for folder in file.relative_to(place.root).parents}
+    packages = {place.root / folder / "__init__.py" for folder in folders}
+    return place.root, sorted(own | {file for file in packages if file.is_file()})
+
+
 def _local_files(path: Path) -> Iterator[tuple[str, ast.Module]]:
     """The file and every local file it imports, directly or not: the file first, then by name."""
+    place, found = _local_trees(path)
+    yield "", found.pop(path)
+    labelled = [(place.label(file), tree) for file, tree in found.items()]
+    yield from sorted(labelled, key=lambda item: item[0])
+
+
+def _local_trees(path: Path) -> tuple[_Place, dict[Path, ast.Module]]:
     place = _Place.of(path)
     found: dict[Path, ast.Module] = {path: _parsed(path)}
     todo = [path]
@@ -154,9 +181,7 @@ def _local_files(path: Path) -> Iterator[tuple[str, ast.Module]]:
             if imported not in found and imported not in _CONTRACTS:
                 found[imported] = _parsed(imported)
                 todo.append(imported)
-    yield "", found.pop(path)
-    labelled = [(place.label(file), tree) for file, tree in found.items()]
-    yield from sorted(labelled, key=lambda item: item[0])
+    return place, found
 
 
 def _files(folder: Path, name: str) -> Iterator[Path]:

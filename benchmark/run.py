@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Literal
 
 from benchmark.cell import Cell, Group, Plan
 from benchmark.errors import UserError
-from benchmark.executors import inline, local
+from benchmark.executors import inline, local, ray
 from benchmark.executors.attempt import OnProgress
 from benchmark.executors.cores import default_workers, threads_asked_for
+from benchmark.executors.ray_cluster import RAY_OPTIONS
+from benchmark.executors.ray_cluster import RayOptions as RayOptions
 from benchmark.executors.slot import LIMITS
 from benchmark.executors.slot import Limits as Limits
 from benchmark.planted_run import OnPlanted, with_verdicts
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from benchmark.runner import RunContext
     from benchmark.store import Store
 
-ExecutorName = Literal["local", "inline"]
+ExecutorName = Literal["local", "inline", "ray"]
 
 
 class InterruptedRunError(UserError):
@@ -60,6 +62,7 @@ def run_plan(
     *,
     executor: ExecutorName = "local",
     workers: int | None = None,
+    cluster: RayOptions = RAY_OPTIONS,
     limits: Limits = LIMITS,
     logs: Path | None = None,
     retry_failed: bool = True,
@@ -77,9 +80,10 @@ def run_plan(
         plan: What to measure.
         store: Where records are looked up and kept.
         context: Where and for which suite.
-        executor: `local` (child processes) or `inline` (this process). A group with a plug-in that lives only in this
-            process is run inline in any case.
+        executor: `local` (child processes), `inline` (this process) or `ray`. A group with a plug-in that lives only in
+            this process is run inline in any case.
         workers: Child processes; None for one a core, or as many as OMP_NUM_THREADS threads each leave room for.
+        cluster: Which Ray cluster, and what a task takes there.
         limits: Of time, in child processes.
         logs: Folder for what child processes print; None for `logs` beside the store.
         retry_failed: Whether cells that failed before are run again.
@@ -102,17 +106,20 @@ def run_plan(
     logs = logs or store.path.parent / "logs"
     try:
         context = with_verdicts(context, [*here, *elsewhere], logs, here=executor == "inline", on_planted=on_planted)
-        local.run(
-            elsewhere,
-            context,
-            run.keep,
-            on_progress,
-            run.wanted,
-            logs=logs,
-            workers=workers or default_workers(threads),
-            threads=threads,
-            limits=limits,
-        )
+        if executor == "ray":
+            ray.run(elsewhere, context, run.keep, on_progress, run.wanted, options=cluster, limits=limits)
+        else:
+            local.run(
+                elsewhere,
+                context,
+                run.keep,
+                on_progress,
+                run.wanted,
+                logs=logs,
+                workers=workers or default_workers(threads),
+                threads=threads,
+                limits=limits,
+            )
         inline.run(here, context, run.keep, on_progress, run.wanted)
     except KeyboardInterrupt:
         kept = run.outcome(n_reused)

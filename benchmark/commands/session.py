@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from benchmark import registry
 from benchmark.commands.progress import Display
 from benchmark.data import Facts
+from benchmark.errors import UserError
 from benchmark.plan import plan
 from benchmark.released import read_released
 from benchmark.rows import axes_text
-from benchmark.run import ExecutorName, Limits, RunOutcome, records_of, run_plan
+from benchmark.run import ExecutorName, Limits, RayOptions, RunOutcome, records_of, run_plan
 from benchmark.runner import RunContext, chosen_device
 from benchmark.spec import parse_composed
 from benchmark.store import Store
@@ -42,9 +43,11 @@ class Options:
         device: `auto`, `cpu` or `cuda`.
         data_root: Where data sets lie, or None for the default.
         download: Fetch what is missing there.
-        workers: Child processes, or None for one a core.
+        workers: Child processes, or Ray tasks at once; None for one a core, or all that have room.
         memory: GiB an attack's tensors may take at once.
-        executor: `local` or `inline`.
+        executor: `local`, `inline` or `ray`.
+        address: Of a Ray cluster; None for that of RAY_ADDRESS, or else one that is started here.
+        cpus_per_task, gpus_per_task: What a Ray task takes; None for one CPU and no GPU.
         limit: Seconds a cell may take, or None for the suite's.
         fresh: Measure what is released as well, instead of taking it over.
     """
@@ -59,6 +62,9 @@ class Options:
     workers: int | None = None
     memory: float = 2.0
     executor: ExecutorName = "local"
+    address: str | None = None
+    cpus_per_task: float | None = None
+    gpus_per_task: float | None = None
     limit: float | None = None
     fresh: bool = False
 
@@ -136,6 +142,7 @@ def _run(
             context,
             executor=options.executor,
             workers=options.workers,
+            cluster=cluster_of(options),
             limits=Limits(cell=options.limit or suite.cell_limit),
             logs=store.path.parent / "logs",
             released=released,
@@ -152,10 +159,39 @@ def context_of(options: Options, made: Plan, cache: Path) -> RunContext:
         suite_digest=made.suite_digest,
         cache=str(cache.absolute()),
         data_root=None if options.data_root is None else str(options.data_root.expanduser().absolute()),
-        device=str(chosen_device(options.device)),
+        device=device_of(options),
         memory=int(options.memory * 1024**3),
         images=str((options.output / IMAGES).absolute()),
     )
+
+
+def cluster_of(options: Options) -> RayOptions:
+    """Which Ray cluster, and what a task takes there.
+
+    Raises:
+        UserError: Something is said of a cluster though none is used.
+    """
+    if options.executor != "ray":
+        for name in ("address", "cpus_per_task", "gpus_per_task"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')}: is of Ray clusters only; add --executor ray")
+    cpus = 1.0 if options.cpus_per_task is None else options.cpus_per_task
+    return RayOptions(options.address, options.workers, cpus, options.gpus_per_task or 0.0)
+
+
+def device_of(options: Options) -> str:
+    """Where tensors are; with Ray on the nodes, whose GPUs this machine need not have.
+
+    Raises:
+        UserError: The device is not there, or not what is asked of the cluster.
+    """
+    if options.executor != "ray":
+        return str(chosen_device(options.device))
+    gpus = bool(options.gpus_per_task)
+    if options.device == ("cpu" if gpus else "cuda"):
+        remedy = "leave --gpus-per-task out" if gpus else "add --gpus-per-task"
+        raise UserError(f"--device {options.device} --executor ray: a task uses the GPUs that it asks for; {remedy}")
+    return "cuda" if gpus else "cpu"
 
 
 @contextmanager

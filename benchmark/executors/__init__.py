@@ -1,1 +1,1 @@
-"""Where groups of cells are run: `local` in child processes, `inline` in this one."""
+"""Where groups of cells are run: `local` in child processes, `inline` in this one, `ray` in a cluster."""

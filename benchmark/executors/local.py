@@ -49,9 +49,9 @@ def run(
         UserError: No process could be started.
         KeyboardInterrupt: The user stopped the run; processes are killed, records so far have been handed over.
     """
-    slots = [Slot(logs / f"worker-{number}.log", context, limits, threads) for number in range(max(1, workers))]
-    schedule = _Schedule(context, on_record, on_progress, wanted, slots)
-    schedule.pending.extend(job_of(group) for group in groups)
+    slots = [Slot(logs / f"worker-{number}.log", threads) for number in range(max(1, workers))]
+    schedule = _Schedule(context, limits, on_record, on_progress, wanted, slots)
+    schedule.add(groups)
     try:
         schedule.run()
     finally:
@@ -62,12 +62,17 @@ def run(
 @dataclass
 class _Schedule:
     context: RunContext
+    limits: Limits
     on_record: OnRecord
     on_progress: OnProgress
     wanted: Wanted
     slots: list[Slot]
     pending: deque[Job] = field(default_factory=deque)
     trained: set[str] = field(default_factory=set)
+
+    def add(self, groups: Sequence[Group]) -> None:
+        jobs = [job_of(group, self.context.to_json(), self.limits) for group in groups]
+        self.pending.extendleft(reversed(jobs))
 
     def run(self) -> None:
         while self.pending or any(slot.job for slot in self.slots):
@@ -99,5 +104,5 @@ class _Schedule:
         job, failure = ended.job, ended.failure
         if failure is not None:
             rest = after_failure(job.group, job.missing, failure, self.context, self.on_record)
-            self.pending.extendleft(job_of(group) for group in reversed(rest))
+            self.add(rest)
         self.on_progress(job.group, "ended", 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from benchmark.record import Record
 
 if TYPE_CHECKING:
     from benchmark.cell import Cell, Group
-    from benchmark.runner import RunContext
 
 _START_LIMIT_SECONDS = 300.0
 _STARTS = 3
@@ -45,6 +44,8 @@ class Job:
 
     Attributes:
         group: The group.
+        context: Where and for which suite, as JSON values: whoever only hands it on need not load what reads it.
+        limits: Of time, for training and attack.
         missing: Its cells without a record, by key.
         victims: Keys of all it needs to have trained.
         attack: Whether the victims are attacked, too, or only trained.
@@ -53,6 +54,8 @@ class Job:
     """
 
     group: Group
+    context: Mapping[str, Any]
+    limits: Limits
     missing: dict[str, Cell]
     victims: frozenset[str]
     attack: bool = True
@@ -60,12 +63,12 @@ class Job:
     deadline: float = 0.0
 
 
-def job_of(group: Group, *, attack: bool = True) -> Job:
+def job_of(group: Group, context: Mapping[str, Any], limits: Limits = LIMITS, *, attack: bool = True) -> Job:
     """The job of training a group's victims and, with `attack`, attacking them."""
     specs = [spec for cell in group.cells for spec in (cell.victim, cell.victim.undefended())]
     victims = {key for spec in specs for key in (spec.weights_key(), *([spec.key()] if spec.watch else []))}
     missing = {cell.key(): cell for cell in group.cells} if attack else {}
-    return Job(group, missing, frozenset(victims), attack)
+    return Job(group, context, limits, missing, frozenset(victims), attack)
 
 
 @dataclass(frozen=True)
@@ -87,16 +90,12 @@ class Slot:
 
     Attributes:
         log: File for what the process prints.
-        context: Where and for which suite.
-        limits: Of time, for training and attack.
         threads: Of the process.
         cwd: Its working directory, or None for this process's.
         job: What it is busy with.
     """
 
     log: Path
-    context: RunContext
-    limits: Limits = LIMITS
     threads: int = 1
     cwd: Path | None = None
     job: Job | None = None
@@ -161,11 +160,11 @@ class Slot:
         worker.send(
             {
                 "cells": [cell.to_json() for cell in job.group.cells],
-                "context": self.context.to_json(),
+                "context": job.context,
                 "attack": job.attack,
             }
         )
-        self._enter(job, "training", self.limits.training * len(job.victims))
+        self._enter(job, "training", job.limits.training * len(job.victims))
 
     def _enter(self, job: Job, stage: Stage, limit: float) -> None:
         job.stage = stage
@@ -179,7 +178,7 @@ class Slot:
             self._hand_over(worker, job)
         elif event["event"] == "progress":
             if event["stage"] == "attack" and job.stage != "attack":
-                self._enter(job, "attack", self.limits.cell * len(job.group.cells))
+                self._enter(job, "attack", job.limits.cell * len(job.group.cells))
             on_progress(job.group, event["stage"], event["fraction"])
         elif event["event"] == "record":
             record = Record.from_json(event["record"])
@@ -198,7 +197,11 @@ class Slot:
         if job.stage is not None:
             return self._end(Failure(f"the worker process {how} {during(job.stage)}", worker.said()))
         if self._starts >= _STARTS:
-            raise UserError(f"worker processes cannot start (the last one {how}); see {worker.log} and run again")
+            last = (worker.said() or "").rpartition("\n")[2]
+            raise UserError(
+                f"worker processes cannot start (the last one {how}{f': {last}' if last else ''}); "
+                f"see {worker.log} and run again"
+            )
         # It never got as far as the group: that is not the group's fault.
         self._start()
         return None
@@ -208,9 +211,9 @@ class Slot:
             raise UserError(f"a worker process did not start within {_START_LIMIT_SECONDS:.0f} s; see {worker.log}")
         worker.show_where()
         if job.stage == "training":
-            limit = f"training limit of {self.limits.training:g} s a victim"
+            limit = f"training limit of {job.limits.training:g} s a victim"
         else:
-            limit = f"time limit of {self.limits.cell:g} s a cell"
+            limit = f"time limit of {job.limits.cell:g} s a cell"
         return self._end(Failure(f"exceeded its {limit} {during(job.stage)}", worker.said()))
 
     def _end(self, failure: Failure | None = None) -> Ended:
