@@ -99,7 +99,7 @@ def test_a_defense_of_one_phase_is_labelled_inactive_in_the_other() -> None:
     found = noisy(inference={"inactive": True})
     assert flags(found, "noise")["inactive"] == (
         "label",
-        "what is sent in inference is bit-identical to the bare head's output",
+        "its hooks of inference leave the head's output as it is, bit by bit",
     )
     assert ranked(found, "noise")
 
@@ -111,7 +111,7 @@ def test_a_defense_that_only_trains_otherwise_is_not_called_inactive() -> None:
 
 def test_a_defense_that_hooks_what_is_sent_and_changes_nothing_is_inactive() -> None:
     bare = {phase: {"inactive": True} for phase in ("inference", "training")}
-    assert flags(noisy(**bare), "noise")["inactive"][1].startswith("what is sent in inference and training")
+    assert flags(noisy(**bare), "noise")["inactive"][1].startswith("its hooks of inference and training leave")
 
 
 def apart(auc: float, p: float) -> dict[str, float]:

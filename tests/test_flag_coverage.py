@@ -135,5 +135,5 @@ def test_a_missing_phase_in_which_nothing_is_defended_says_so() -> None:
     bare = evidence("noise", training={"inactive": True})
     found = watched(records(every_stance("noise"), ssim=0.4, evidence=bare))
     assert flags(found, "noise")["phase_missing"][1] == (
-        "no done attack in phase training; what is sent in training is bit-identical to the undefended head's output"
+        "no done attack in phase training; its hooks of training leave the head's output as it is, bit by bit"
     )

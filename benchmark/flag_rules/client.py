@@ -120,7 +120,7 @@ def inactive(standing: Standing, table: Table) -> str | None:
     if not all(SENDS & set(record.evidence.get("hooks", ())) for record in standing.row.records):
         return None
     bare = [phase for phase in PHASES if standing.sends_bare(phase)]
-    return f"what is sent in {' and '.join(bare)} is bit-identical to the bare head's output" if bare else None
+    return f"its hooks of {' and '.join(bare)} leave the head's output as it is, bit by bit" if bare else None
 
 
 def _outcome(record: Record) -> tuple[object, ...]:

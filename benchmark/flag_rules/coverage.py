@@ -92,7 +92,7 @@ def phase_missing(standing: Standing, table: Table) -> str | None:
     if not missing or not met:
         return None
     bare = [phase for phase in missing if standing.sends_bare(phase)]
-    more = f"; what is sent in {' and '.join(bare)} is bit-identical to the undefended head's output" if bare else ""
+    more = f"; its hooks of {' and '.join(bare)} leave the head's output as it is, bit by bit" if bare else ""
     return f"no done attack in phase {' or '.join(missing)}{more}"
 
 
