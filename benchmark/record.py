@@ -89,7 +89,9 @@ class Record:
         cost: `bytes_up`, `bytes_down` per sample and step, `client_flops`, `client_params`,
             `training_seconds`, `time_ratio`.
         convergence: `trace`, `converged`, `steps`, `checkpoint`, `checkpoints`.
-        run: `seconds`, `peak_memory`, `device`, `environment` (versions), `commit`, `plugins` (origin and digest).
+        run: `seconds`, `peak_memory`, `device`, `environment` (versions), `commit`, `plugins` (origin and digest),
+            `planted` (what came of the attack's planted clients: `passed`, by goal in `goals`, the worst `client` with
+            its `score` and `demand`, and the `attack` as it met them; None where nobody knows).
         flags: Raised by the run itself (the leaderboard adds those that need several records).
     """
 

@@ -124,7 +124,9 @@ _STARTS = {"defense": _DEFENSE, "attack": _ATTACK}
 
 
 def write_start(kind: Literal["defense", "attack"], file: Path) -> str:
-    """Write a plug-in that works and passes `verify`, for its author to change.
+    """Write a plug-in that works and keeps the contract, for its author to change.
+
+    The attack is a simple one: it fails planted clients, and `verify` says where.
 
     Args:
         kind: Which.
