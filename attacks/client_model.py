@@ -19,6 +19,7 @@ _HEADS = 4
 _DOUBLINGS = range(-12, 13)
 # Samples differ in size: a hook that is a line for small values alone must not pass for one.
 _SIZES = (0.5, 1.0, 2.0)
+_LEAST_MEASURED = 0.1
 
 
 def client_model(view: ServerView, *, expected: bool, stand_in: bool = False) -> ClientModel:
@@ -44,8 +45,9 @@ def client_model(view: ServerView, *, expected: bool, stand_in: bool = False) ->
             hooks.append(own.to(view.device).eval().requires_grad_(False))
         elif part.defenses[0].overrides("protect_activations"):
             hooks.append(Hook(part, "activations", view.phase))
+    random = any(model.kind.random for model in inputs)
     if not hooks:
-        return ClientModel(_active(inputs))
+        return ClientModel(_active(inputs), random_inputs=random)
     values = _typical(view, images)
     values = values * _scale(view, [hook for hook in hooks if isinstance(hook, Hook)], values)
     sent = values = values * torch.tensor(_SIZES, device=view.device).repeat(_PROBES)[:_PROBES].view(
@@ -56,14 +58,15 @@ def client_model(view: ServerView, *, expected: bool, stand_in: bool = False) ->
         activations.append(_modelled(hook, values, expected) if isinstance(hook, Hook) else _stood_in(hook, values))
         values = _passed(activations[-1], values)
 
-    gain, variance = _sizes(activations, sent)
+    gain = _gain(activations, sent)
     at = next((at for at, model in enumerate(activations) if model.kind.masked), None)
     if expected and at is not None and _told_by_zeros(inputs, activations, at):
         mask = replace(activations[at], unmasked=True)
         activations[at] = mask
         if mask.kind.random:
             return ClientModel(_active(inputs), _active(activations), mask=mask.kind.masked, gain=gain)
-    return ClientModel(_active(inputs), _active(activations), gain=gain, variance=variance)
+    variance = _variance(activations, sent)
+    return ClientModel(_active(inputs), _active(activations), gain=gain, variance=variance, random_inputs=random)
 
 
 def _told_by_zeros(inputs: Sequence[HookModel], activations: Sequence[HookModel], mask: int) -> bool:
@@ -156,12 +159,27 @@ def _log(value: float) -> float:
     return torch.tensor(max(value, 1e-30), device="cpu").log2().item()
 
 
-def _sizes(hooks: Sequence[HookModel], values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean square of what values, and of what randomness alone, change in each unit that is sent; [...] both."""
+def _gain(hooks: Sequence[HookModel], values: Tensor) -> Tensor:
+    """[...] mean square of each unit that is sent, where all units of the head have the same; relative to each other."""
+    gain = torch.ones_like(values[0])
     with torch.no_grad():
-        one, moved, again = values, values.roll(1, 0), values
         for model in hooks:
-            one, moved, again = model.hook(one, 0), model.hook(moved, 0), model.hook(again, 1)
-    variance = (one - again).square().mean(0) / 2
-    # Randomness that follows the value (a mask) changes with it even where the draw is the same.
-    return (one - moved).square().mean(0) / 2, variance
+            one, moved = model.hook(values, "gain"), model.hook(values.roll(1, 0), "gain")
+            slope = model.kind.slope
+            if model.kind.affine or model.kind.masked:
+                gain = Slope(slope.factor.square(), slope.follows)(gain)
+            else:
+                # Measured on few samples: no unit is taken to be much smaller than the others.
+                size = (one - moved).square().mean(0)
+                gain = gain.mean() * size.clamp(min=_LEAST_MEASURED * float(size.mean()))
+            values = one
+    return gain
+
+
+def _variance(hooks: Sequence[HookModel], values: Tensor) -> Tensor:
+    """[...] variance that the hooks' randomness gives to each unit of one view."""
+    one = other = values
+    with torch.no_grad():
+        for model in hooks:
+            one, other = model.hook(one, "variance", 0), model.hook(other, "variance", 1)
+    return (one - other).square().mean(0) / 2

@@ -108,6 +108,7 @@ class ClientModel:
         gain: [...] size of each unit of what is sent, in squares, where all units of the head are of one size; None
             where nothing follows the head.
         variance: [...] variance that the randomness after the head gives to each unit of one view, or None.
+        random_inputs: Whether there is randomness before the head.
     """
 
     inputs: tuple[HookModel, ...] = ()
@@ -115,6 +116,7 @@ class ClientModel:
     mask: float = 0.0
     gain: Tensor | None = None
     variance: Tensor | None = None
+    random_inputs: bool = False
 
 
 class DefendedPath:

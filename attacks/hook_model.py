@@ -137,7 +137,7 @@ def probe(hook: Hook, values: Tensor) -> tuple[Hook, Kind]:
             offset = mean.mean(0)
             if bool(offset.square().mean() <= 2 * error.mean() / len(values)):
                 offset = torch.zeros_like(offset)
-            straight = affine or (random and bool((mean - offset).square().mean() <= 2 * error.mean()))
+            straight = affine or (random and not additive and bool((mean - offset).square().mean() <= 2 * error.mean()))
     differentiable = not affine and not masked and _differentiable(hook, values)
     return hook, Kind(slope, offset, affine, straight, random, additive, masked, differentiable, by_sample)
 

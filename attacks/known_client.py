@@ -30,6 +30,8 @@ class KnownClient(Attack):
     name: ClassVar[str] = "known_client"
     goals: ClassVar[tuple[Goal, ...]] = ("reconstruct",)
     stances: ClassVar[tuple[Stance, ...]] = ("oblivious", "aware", "adaptive")
+    # Aligned SSIM on a known convolution .999, grey and colour.
+    planted: ClassVar[Mapping[str, object]] = {"steps": 300}
     role: ClassVar[Literal["attack", "reference"]] = "reference"
     planted: ClassVar[Mapping[str, object]] = {"steps": 300}
 

@@ -35,6 +35,12 @@ class UnSplit(Attack):
     Where the server saw the targets k times, the mean of the k smashed data is the target: minimising the mean
     squared error to all of them comes to the same.
 
+    `aware` and `adaptive` put the defense's own hooks around the clone (`attacks.defended_path`), count squared errors
+    in the size of their unit, and let the prior give way from round to round. `aware` draws the defense's randomness
+    anew at every step and calls what has no gradient straight through. `adaptive` takes the expectation over it, joins
+    what a random mask let through in any view, and keeps the images at the known noise level as a checkpoint beside
+    the others. Without much noise both gain from faster rates (input_lr=0.02, model_lr=0.01 for ten rounds of 20 + 20).
+
     Of several restarts, `select=own_loss` gives back the image with the lowest feature loss (joint: the restart with
     the lowest mean), and `consensus` what the restarts agree on. The clone given back is the one with the lowest
     feature loss: over all targets for `joint` and `carried`, on its own target for `per_target`.
@@ -43,6 +49,18 @@ class UnSplit(Attack):
     name: ClassVar[str] = "unsplit"
     goals: ClassVar[tuple[Goal, ...]] = ("reconstruct", "steal")
     stances: ClassVar[tuple[Stance, ...]] = ("oblivious", "aware", "adaptive")
+    # Worst aligned SSIM on a convolution nobody knows .97 (64 x 64, colour), agreement of the clone .93.
+    planted: ClassVar[Mapping[str, object]] = {
+        "clone": "joint",
+        "l2": 0.0,
+        "tv": 0.01,
+        "restarts": 2,
+        "rounds": 60,
+        "input_steps": 20,
+        "model_steps": 20,
+        "input_lr": 0.02,
+        "model_lr": 0.01,
+    }
     planted: ClassVar[Mapping[str, object]] = {
         "clone": "joint",
         "preset": "paper",

@@ -1,10 +1,12 @@
 import pytest
 import torch
+from torch import nn
 
 from attacks.base import Budget
 from attacks.known_client import KnownClient
 from benchmark.errors import NotGranted
 from benchmark.view import Knowledge
+from tests.defended_views import defended, defense
 from tests.server_views import images, view
 
 WHITE_BOX = KnownClient().knowledge()
@@ -76,3 +78,23 @@ def test_without_the_grant_the_view_refuses():
 def test_it_is_a_reference_of_the_white_box():
     assert KnownClient.role == "reference"
     assert Knowledge.CLIENT_WEIGHTS in WHITE_BOX
+
+
+@pytest.mark.parametrize("stance", ["aware", "adaptive"])
+def test_who_knows_the_defense_too_sees_through_a_gain(stance):
+    seen = defended(defense(lambda z, rng, phase: 1e-3 * z), n=4)
+    (finding,) = run(KnownClient(steps=400, lr=3e-2, stance=stance), seen)
+    for found, truth in zip(finding.reconstructions[-1], images(4), strict=True):
+        assert torch.corrcoef(torch.stack([found.flatten(), truth.flatten()]))[0, 1] > 0.85
+
+
+def test_who_knows_the_defense_too_is_granted_both():
+    assert KnownClient(stance="aware").knowledge() == {*WHITE_BOX, Knowledge.DEFENSE}
+
+
+def test_a_stand_in_of_the_defense_only_adds():
+    plain, lying = (defense(lambda z, rng, phase: z.tanh(), model=model) for model in (None, nn.Threshold(1e9, 0.0)))
+    attack = KnownClient(steps=20, checkpoints=1, stance="adaptive")
+    (real,), (both,) = run(attack, defended(plain)), run(attack, defended(lying))
+    assert torch.equal(both.reconstructions[-1], real.reconstructions[-1])
+    assert both.checkpoints == [20, 20]
