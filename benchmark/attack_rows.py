@@ -11,7 +11,7 @@ import numpy as np
 from benchmark.attack_score import SCORED_BY, attack_score, passes_planted
 from benchmark.metrics.statistics import wilson
 from benchmark.record import Record
-from benchmark.record_values import NAN, image_mean, number, slot_mean, victim_means
+from benchmark.record_values import NAN, READINGS, image_mean, number, slot_mean, victim_means
 from benchmark.rows import GOALS, Slot, configurations, threat_model_order
 
 IMAGE_METRICS = (
@@ -22,14 +22,16 @@ ATTACK_COLUMNS = (
     *PLACE, "attack", "attack_params", "role", "stance", "phase", "views", "threat_model", "goals", "targets",
     "precision", "leakage", *IMAGE_METRICS, "label_accuracy", "label_accuracy_low", "label_accuracy_high",
     "label_advantage", "steal_accuracy", "steal_agreement", "steal_advantage", "utility", "utility_drop", "controls",
-    "converged", "seconds", "n_done", "n_planned", "n_seeds", "planted",
+    "converged", "seconds", "n_done", "n_planned", "n_seeds", "planted", *READINGS,
 )  # fmt: skip
 
 CONTROL_METRICS = {
-    "reconstruct": {metric: metric for metric in IMAGE_METRICS},
+    "reconstruct": {metric: metric for metric in IMAGE_METRICS}
+    | {"identification": "identified", "recognition": "recognised"},
     "infer_labels": {"label_accuracy": "accuracy"},
     "steal": {"steal_accuracy": "steal_accuracy", "steal_agreement": "steal_agreement"},
 }
+HELD_AGAINST = ("identification_chance", "recognition_of_truth")
 
 
 class Place(NamedTuple):
@@ -87,6 +89,7 @@ def _attack(found: Sequence[Slot]) -> dict[str, Any]:
         "converged": next((score.converged for score in scores.values()), NAN),
         "seconds": slot_mean(found, lambda r: number(r.run, "seconds")),
         "planted": _planted(records, goals),
+        **{name: slot_mean(found, value) for name, value in READINGS.items()},
         **_counts(found),
     }
     if "leakage" in row:
@@ -133,7 +136,8 @@ def _controls(found: Sequence[Slot]) -> list[dict[str, Any]]:
                 for column, metric in CONTROL_METRICS[goal].items()
             }
             row = {"attack": name, "role": "control", "goals": goal, "phase": phase, "targets": targets}
-            rows.append({**row, "threat_model": threat_model or None, **means, **_counts(members)})
+            beside = {name: slot_mean(members, READINGS[name]) for name in HELD_AGAINST if goal == "reconstruct"}
+            rows.append({**row, "threat_model": threat_model or None, **means, **beside, **_counts(members)})
     return rows
 
 

@@ -16,7 +16,7 @@ from benchmark.comparison import leakage_change
 from benchmark.flags import Raised
 from benchmark.rank import judge
 from benchmark.record import Axes, Record
-from benchmark.record_values import NAN, PRIVACY_VIEWS, claimed, epsilon, number
+from benchmark.record_values import NAN, PRIVACY_VIEWS, READINGS, claimed, epsilon, number
 from benchmark.rows import Slot, build_rows, slots
 from benchmark.standing import Standing
 
@@ -27,7 +27,8 @@ COLUMNS = (
     "label_advantage", "steal_advantage", "epsilon_activations", "epsilon_weights", "epsilon_labels", "cost_bytes",
     "cost_time", "flags", "n_done", "n_planned", "params", "tail", "victim", "threat_model", "control", "white_box",
     "leakage_p95", "leakage_max", "n_seeds", "noise_to_rms", "worst_planted", "leakage_change", "leakage_change_low",
-    "leakage_change_high", "pareto",
+    "leakage_change_high", "pareto", "identification", "identification_chance", "recognition", "recognition_of_truth",
+    "identification_max", "recognition_max",
 )  # fmt: skip
 WHOLE = (
     "rank",
@@ -178,6 +179,8 @@ def _row(standing: Standing, raised: Sequence[Raised], rank: int | None, undefen
         "n_seeds": len(standing.seeds),
         "noise_to_rms": standing.over_victims(_noise_to_rms),
         **_change(standing, undefended),
+        **{name: standing.over_worst(value) for name, value in READINGS.items()},
+        **{f"{name}_max": standing.most(READINGS[name]) for name in ("identification", "recognition")},
     }
 
 

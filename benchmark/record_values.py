@@ -58,6 +58,15 @@ def image_mean(record: Record, metric: str) -> float:
     return float(np.mean(values)) if values else NAN
 
 
+# Whom reconstructions identify and whether an independent classifier reads them, each beside what it is held against.
+READINGS: Mapping[str, Callable[[Record], float]] = {
+    "identification": lambda record: image_mean(record, "identified"),
+    "identification_chance": lambda record: number(record.scalars, "identification_chance"),
+    "recognition": lambda record: image_mean(record, "recognised"),
+    "recognition_of_truth": lambda record: number(record.scalars, "recognition_of_truth"),
+}
+
+
 def slot_mean(found: Sequence[Slot], value: Callable[[Record], float]) -> float:
     """Mean over attack seeds, then victim seeds; NaN where a cell is not done or a value is missing."""
     by_seed: dict[int, list[float]] = {}

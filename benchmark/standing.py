@@ -91,9 +91,18 @@ class Standing:
 
     def worst_mean(self, metric: str) -> float:
         """Mean of a per-image metric over the worst attack's cells; NaN where it has none."""
+        return self.over_worst(lambda record: image_mean(record, metric))
+
+    def over_worst(self, value: Callable[[Record], float]) -> float:
+        """Mean over the worst attack's cells of what a record says; NaN where that attack is not known."""
+        return NAN if self.worst is None else slot_mean(configurations(self.row.slots)[self.worst], value)
+
+    def most(self, value: Callable[[Record], float]) -> float:
+        """The largest mean of any attack's cells; NaN where the worst attack is not known, or none has such a value."""
         if self.worst is None:
             return NAN
-        return slot_mean(configurations(self.row.slots)[self.worst], lambda record: image_mean(record, metric))
+        means = [slot_mean(found, value) for found in configurations(self.row.slots).values()]
+        return max((mean for mean in means if math.isfinite(mean)), default=NAN)
 
     def over_victims(self, value: Callable[[Record], float]) -> float:
         """Mean over the planned victim seeds of what a record says of its victim; NaN where one has no done cell."""

@@ -106,6 +106,7 @@ def record(
     if "reconstruct" in of.goals:
         per_image |= _images(ssim + spread)
         controls |= {name: _images(level + 0.3 * (easy - easy.mean())) for name, level in CONTROLS.items()}
+        scalars |= {"identification_candidates": 100.0, "identification_chance": 0.01, "recognition_of_truth": 0.9}
     if "infer_labels" in of.goals:
         right = round(labels * n)
         per_image["correct"] = [1.0] * right + [0.0] * (n - right)
@@ -186,6 +187,10 @@ def _images(ssim: np.ndarray) -> dict[str, list[float]]:
         "mse_aligned": mse.tolist(),
         "mse_raw": (mse + 0.06).tolist(),
         "correlation": (0.2 + 0.8 * ssim).clip(-1, 1).tolist(),
+        # What is seen at half of SSIM's way is found in a line-up well before.
+        "identified": (ssim > 0.3).astype(float).tolist(),
+        "identification_rank": np.where(ssim > 0.3, 1.0, 20.0).tolist(),
+        "recognised": (ssim > 0.6).astype(float).tolist(),
     }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -86,6 +87,29 @@ def test_the_worst_attack_counts() -> None:
     assert row["worst_attack"] == "unsplit:clone=joint,restarts=16"
     assert row["ssim_aligned"] == pytest.approx(0.7)
     assert row["n_done"] == 6
+
+
+def test_identification_and_recognition_are_those_of_the_worst_attack_beside_what_they_are_held_against() -> None:
+    weak = seeds(attack_params="clone=per_target")
+    (row,) = rows([*records(weak, ssim=0.1), *records(seeds(), ssim=0.9)])
+    assert (row["identification"], row["identification_chance"]) == (1.0, 0.01)
+    assert (row["recognition"], row["recognition_of_truth"]) == (1.0, 0.9)
+
+
+def test_an_attack_that_identifies_more_than_the_worst_one_by_ssim_is_not_lost() -> None:
+    noisy = records(seeds(attack_params="clone=per_target"), ssim=0.1)
+    seen = [replace(one, per_image={**one.per_image, "identified": [1.0] * 20}) for one in noisy]
+    (row,) = rows([*records(seeds(), ssim=0.25), *seen])
+    assert row["identification"] < 0.5
+    assert row["identification_max"] == 1.0
+    assert row["recognition_max"] == row["recognition"]
+
+
+def test_records_that_know_nothing_of_identification_leave_a_gap() -> None:
+    old = [replace(one, per_image={"ssim_aligned": one.per_image["ssim_aligned"]}) for one in records(seeds())]
+    (row,) = rows([replace(one, scalars={}) for one in old])
+    assert math.isfinite(row["leakage"])
+    assert all(math.isnan(row[name]) for name in COLUMNS if name.startswith(("identification", "recognition")))
 
 
 def test_a_stronger_threat_model_includes_the_weaker_attacks_and_not_the_other_way_round() -> None:
@@ -365,6 +389,14 @@ def test_every_attack_reference_and_control_stands_in_the_second_table() -> None
         ("auxiliary", "control"),
         ("random_clone", "control"),
     }
+
+
+def test_controls_identify_too_and_stand_beside_the_same_chance() -> None:
+    attacks = leaderboard(records(seeds())).attacks
+    controls = attacks[attacks["role"] == "control"]
+    assert (controls["identification"] < attacks.iloc[0]["identification"]).all()
+    assert set(attacks["identification_chance"]) == {0.01}
+    assert set(attacks["recognition_of_truth"]) == {0.9}
 
 
 def test_a_mean_in_the_second_table_is_a_gap_where_a_seed_is_missing() -> None:

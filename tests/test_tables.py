@@ -109,6 +109,27 @@ def test_csv_keeps_hostile_names_in_their_fields() -> None:
     assert row["defense"] == HOSTILE
 
 
+def test_rates_are_printed_with_what_they_are_held_against_and_for_inputs_only() -> None:
+    page = render(board(), "md")
+    inputs, others = page.split("## Attacks")[0].split("## Labels")
+    assert "| identified (chance) | recognised (truth) |" in inputs
+    assert "identified" not in others.split("\\* on the")[0]
+    assert "| 1.00 (0.01) |" in inputs
+
+
+def test_records_without_rates_have_no_column_for_them() -> None:
+    old = [replace(one, per_image={"ssim_aligned": one.per_image["ssim_aligned"]}) for one in records(seeds())]
+    assert "identified" not in render(leaderboard(old), "md")
+
+
+def test_a_wide_terminal_shows_the_rates_and_a_narrow_one_spares_them_first() -> None:
+    wide, narrow = shown(board(), 160), shown(board(), 80)
+    assert "1.00 (0.01)" in wide
+    assert "1.00 (0.01)" not in narrow
+    assert "utility" in narrow
+    assert "(share by guessing)" in wide
+
+
 def test_json_holds_all_tables_and_no_gap_as_a_number() -> None:
     value = json.loads(render(board(), "json"))
     assert tuple(value["rows"][0]) == COLUMNS

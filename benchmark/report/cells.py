@@ -32,6 +32,13 @@ def change_text(row: Mapping[str, Any]) -> str:
     return f"{row['leakage_change']:+.3f} [{row['leakage_change_low']:+.3f}, {row['leakage_change_high']:+.3f}]"
 
 
+def rate_text(rate: float, beside: float) -> str:
+    """A share of images with the share that it is held against: `0.95 (0.01)`; a dash where there is none."""
+    if pd.isna(rate):
+        return GAP
+    return f"{rounded(rate, 2)} ({GAP if pd.isna(beside) else rounded(beside, 2)})"
+
+
 def text(value: Any) -> str:
     """A value as a reader sees it, on one line: three digits, a dash for a gap."""
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):

@@ -20,13 +20,17 @@ import pandas as pd
 from benchmark.errors import UserError
 from benchmark.flags import meaning
 from benchmark.leaderboard import Leaderboard
-from benchmark.report.cells import AT_LEAST, GAP, change_text, leakage_text, rounded, text
+from benchmark.report.cells import AT_LEAST, GAP, change_text, leakage_text, rate_text, rounded, text
 from benchmark.report.names import Variant, attack_names, full_name, legend
 
 FRONT = " *"
 BROKEN = " !"
 FRONT_NOTE = "* on the Pareto front: no ranked row of its table keeps more utility and leaks less."
 BROKEN_NOTE = "! fails on planted clients, which hide nothing: what this attack finds counts, what it misses does not."
+RATES_NOTE = (
+    "identified: reconstructions nearest to their own image among many (share by guessing); recognised: those that an "
+    "independent classifier reads rightly (share of the private images themselves)."
+)
 TABLE = ("goal", "dataset", "model", "topology", "tail", "victim", "asked", "threat_model")
 GOAL_TITLES = {
     "inputs": "Inputs: how much of the private images is reconstructed",
@@ -35,24 +39,29 @@ GOAL_TITLES = {
 }
 PRINTED = (
     "rank", "tier", "defense", "cut", "utility", "utility_drop", "leakage", "leakage_change", "worst_attack",
-    "white_box", "ssim_aligned", "label_advantage", "steal_advantage", "epsilon_activations", "epsilon_weights",
-    "epsilon_labels", "noise_to_rms", "cost_bytes", "cost_time", "n_done", "flags",
+    "white_box", "ssim_aligned", "identification", "recognition", "label_advantage", "steal_advantage",
+    "epsilon_activations", "epsilon_weights", "epsilon_labels", "noise_to_rms", "cost_bytes", "cost_time", "n_done",
+    "flags",
 )  # fmt: skip
 ONLY_FOR = {
-    "inputs": ("ssim_aligned",),
+    "inputs": ("ssim_aligned", "identification", "recognition"),
     "labels": ("label_advantage",),
     "client_model": ("steal_advantage",),
 }
+# A rate means nothing without the one beside it: what guessing reaches, what the private images themselves reach.
+HELD_AGAINST = {"identification": "identification_chance", "recognition": "recognition_of_truth"}
 ATTACKS_PRINTED = (
     "defense", "cut", "attack", "role", "stance", "phase", "views", "threat_model", "leakage", "ssim_aligned",
-    "psnr_aligned", "mse_raw", "label_accuracy", "label_advantage", "steal_accuracy", "steal_advantage", "controls",
-    "converged", "n_done",
+    "psnr_aligned", "mse_raw", "identification", "recognition", "label_accuracy", "label_advantage", "steal_accuracy",
+    "steal_advantage", "controls", "converged", "n_done",
 )  # fmt: skip
 HEADERS = {
     "utility_drop": "drop",
     "leakage_change": "change",
     "ssim_aligned": "ssim",
     "psnr_aligned": "psnr",
+    "identification": "identified (chance)",
+    "recognition": "recognised (truth)",
     "n_done": "done",
 }
 
@@ -129,6 +138,8 @@ def to_markdown(board: Leaderboard) -> str:
         lines += [_md(FRONT_NOTE), ""]
     if any(_broken(planted) for planted in [*board.rows["worst_planted"], *board.attacks["planted"]]):
         lines += [_md(BROKEN_NOTE), ""]
+    if board.rows["identification"].notna().any():
+        lines += [_md(RATES_NOTE), ""]
     if len(board.attacks):
         lines += ["## Attacks", "", *_md_table(printed_attacks(board.attacks, names)), ""]
     if legend(names):
@@ -194,7 +205,11 @@ def printed(
     shown["leakage"] = [leakage_text(row) for row in _dicts(frame)]
     shown["leakage_change"] = [change_text(row) for row in _dicts(frame)]
     shown["n_done"] = [f"{row['n_done']}/{row['n_planned']}" for row in _dicts(frame)]
+    beside = {name: reference for name, reference in HELD_AGAINST.items() if name in shown}
+    for name, reference in beside.items():
+        shown[name] = [rate_text(row[name], row[reference]) for row in _dicts(frame)]
     spared = (
+        *beside,
         "leakage_change",
         "white_box",
         "noise_to_rms",
@@ -214,6 +229,8 @@ def printed_attacks(frame: pd.DataFrame, attacks: Mapping[Variant, str]) -> pd.D
     ]
     reached = frame["cut"].where(frame["cut"] == frame["cut_reached"], frame["cut"] + "->" + frame["cut_reached"])
     shown["cut"] = reached.map(text)
+    for name, reference in HELD_AGAINST.items():
+        shown[name] = [rate_text(row[name], row[reference]) for row in _dicts(frame)]
     shown["n_done"] = [f"{row['n_done']}/{row['n_planned']}" for row in _dicts(frame)]
     shown = shown.loc[:, (shown != GAP).any()]
     return shown.rename(columns=HEADERS)

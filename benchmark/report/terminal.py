@@ -15,7 +15,7 @@ from benchmark.gate import Verdict, exit_code
 from benchmark.leaderboard import Leaderboard
 from benchmark.report.cells import text
 from benchmark.report.names import attack_names, defense_names, legend
-from benchmark.report.tables import BROKEN_NOTE, FRONT_NOTE, GOAL_TITLES, by_goal, printed
+from benchmark.report.tables import BROKEN_NOTE, FRONT_NOTE, GOAL_TITLES, RATES_NOTE, by_goal, printed
 from benchmark.report.verdicts import short_cells
 
 SHOWN = {
@@ -27,14 +27,16 @@ SHOWN = {
     "drop": "drop",
     "leakage": "leakage [95 %]",
     "worst_attack": "worst attack",
+    "identified (chance)": "identified",
+    "recognised (truth)": "recognised",
     "done": "done",
     "flags": "flags",
 }
 NUMBERS = ("rank", "tier", "utility", "drop", "done")
 FOLDED = ("defense", "worst_attack", "flags")
-# What a narrow terminal can do without, the least first: the tier follows from the drop, `incomplete` tells what is
-# not done.
-SPARED = ("cut", "tier", "utility", "done")
+# What a narrow terminal can do without, the least first: leakage ranks, the rates only illustrate it; the tier follows
+# from the drop, `incomplete` tells what is not done.
+SPARED = ("recognised (truth)", "identified (chance)", "cut", "tier", "utility", "done")
 # Capitals leave a row unranked.
 LETTERS = {
     "incomplete": "I",
@@ -80,7 +82,7 @@ class FittedTable:
     """A table that leaves out columns, then folds names, until it fits the console.
 
     Attributes:
-        cells: Texts by column, as in `SHOWN`.
+        cells: Texts by column, those of `SHOWN` that this table has.
     """
 
     cells: pd.DataFrame
@@ -99,10 +101,10 @@ class FittedTable:
     def _order(self) -> list[str]:
         # The cut asked for stands in the title.
         moved = self.cells["cut"].str.contains("->", regex=False).any()
-        return [name for name in SPARED if name != "cut" or not moved]
+        return [name for name in SPARED if name in self.cells and (name != "cut" or not moved)]
 
     def _with_columns(self, spared: list[str]) -> Table:
-        names = [name for name in SHOWN if name not in spared]
+        names = [name for name in SHOWN if name in self.cells and name not in spared]
         shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
         for name in names:
             # Numbers must stay whole on a narrow terminal; names may fold.
@@ -134,7 +136,9 @@ def to_terminal(board: Leaderboard) -> Group:
     if not parts:
         return Group(Text("No rows: nothing was planned and nothing was run."))
     broken = [BROKEN_NOTE] if any(planted is False for planted in board.rows["worst_planted"]) else []
-    lines = [FRONT_NOTE, *broken, *(f"{short}: {params}" for short, params in legend(attacks) + legend(defenses))]
+    rates = [RATES_NOTE] if board.rows["identification"].notna().any() else []
+    lines = [FRONT_NOTE, *broken, *rates]
+    lines += [f"{short}: {params}" for short, params in legend(attacks) + legend(defenses)]
     lines += [
         f"{LETTERS[code] + ' ' if code in LETTERS else ''}{code}: {meaning(code)}"
         for code in sorted(set(board.notes["flag"]))
