@@ -41,4 +41,4 @@ def test_verdicts_are_released_whether_they_pass_or_not(
     written = json.loads((tmp_path / "planted.json").read_text())["verdicts"]
     assert [Verdict.from_json(value).passed for value in written.values()] == [False]
     assert list(written) == [verdict_key(ref) for ref in refs]
-    assert "1 verdicts, 1 failed" in capsys.readouterr().out
+    assert "reads (oblivious) fails with its own budget" in capsys.readouterr().out
