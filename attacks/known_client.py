@@ -33,7 +33,6 @@ class KnownClient(Attack):
     # Aligned SSIM on a known convolution .999, grey and colour.
     planted: ClassVar[Mapping[str, object]] = {"steps": 300}
     role: ClassVar[Literal["attack", "reference"]] = "reference"
-    planted: ClassVar[Mapping[str, object]] = {"steps": 300}
 
     tv: float = Field(1e-2, ge=0, le=1e6, description="weight of the squared total variation")
     l2: float = Field(0.0, ge=0, le=1e6, description="weight of the mean squared pixel")

@@ -61,15 +61,6 @@ class UnSplit(Attack):
         "input_lr": 0.02,
         "model_lr": 0.01,
     }
-    planted: ClassVar[Mapping[str, object]] = {
-        "clone": "joint",
-        "preset": "paper",
-        "rounds": 20,
-        "input_steps": 30,
-        "model_steps": 30,
-        "input_lr": 0.01,
-        "model_lr": 0.005,
-    }
 
     preset: Literal["code", "paper"] = Field(
         "code", description="objective as in the published code (l2 = 1) or as in the paper (l2 = 0)"
