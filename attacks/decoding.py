@@ -5,7 +5,7 @@ The client is a black box here. It may be the defended client itself, asked, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -124,17 +124,31 @@ def decode(
         return Decoded(coarse, mender(coarse), losses)
 
 
-def finding(decoded: Decoded, schedule: Schedule, n: int) -> Finding:
-    """What was decoded after training on n images; checkpoints before and after the convolutions."""
+def finding(
+    decoded: Decoded, schedule: Schedule, n: int, before: Sequence[float] = (1.0,), steps_before: int = 0
+) -> Finding:
+    """What was decoded after training on n images; checkpoints before and after the convolutions.
+
+    Args:
+        decoded: What the decoders made of the targets.
+        schedule: How long they were trained.
+        n: Images they were trained on.
+        before: Losses of what was trained before them, at equally spaced moments; the trace's loss is the product of
+            the two at the same share of either training.
+        steps_before: Gradient steps of what was trained before them.
+    """
     steps = schedule.steps_per_epoch(n)
+    epochs = range(schedule.epochs)
+    earlier = [before[-(-len(before) * (epoch + 1) // schedule.epochs) - 1] for epoch in epochs]
+    last = steps_before + schedule.epochs * steps
     return Finding(
         reconstructions=torch.stack([decoded.coarse, decoded.fine]),
         trace={
-            "step": [float(steps * (epoch + 1)) for epoch in range(schedule.epochs)],
-            "training_loss": decoded.losses,
+            "step": [float(steps_before + steps * (epoch + 1)) for epoch in epochs],
+            "training_loss": [loss * other for loss, other in zip(decoded.losses, earlier, strict=True)],
         },
-        steps=schedule.epochs * steps,
-        checkpoints=(0, schedule.epochs * steps),
+        steps=last,
+        checkpoints=(steps_before, last),
     )
 
 

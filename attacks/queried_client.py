@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,8 @@ class QueriedClient:
             `adaptive` stance alone, and less the further it has moved, measured against the noise.
         images: [n, channels, height, width], what is asked about.
         stance: Of the attacker.
-        queries: How often it asks about an image at most, unless one answer for each of `FEWEST` takes more.
+        queries: How often it asks about an image at most, unless `FEWEST` answers take more.
+        query: What answers instead of the view's client: images to smashed data.
 
     Attributes:
         images: [n, channels, height, width].
@@ -37,9 +40,17 @@ class QueriedClient:
 
     FEWEST = 4
 
-    def __init__(self, view: ServerView, images: Tensor, stance: Stance, queries: int) -> None:
+    def __init__(
+        self,
+        view: ServerView,
+        images: Tensor,
+        stance: Stance,
+        queries: int,
+        query: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.images = images
-        self._view, self._rng = view, view.rng("mixtures")
+        self._query, self._units = query or view.query, view.smashed[0, 0].numel()
+        self._rng = view.rng("mixtures")
         self._answers: list[Tensor] = []
         self._first: Tensor | None = self._ask()
         self.changes = False
@@ -87,10 +98,9 @@ class QueriedClient:
         return mixed
 
     def _ask(self) -> Tensor:
-        units = self._view.smashed[0, 0].numel()
         with torch.no_grad():
-            batches = torch.split(self.images, max(1, min(QUERY_BATCH, QUERY_ELEMENTS // units)))
-            return torch.cat([self._view.query(batch).detach() for batch in batches])
+            batches = torch.split(self.images, max(1, min(QUERY_BATCH, QUERY_ELEMENTS // self._units)))
+            return torch.cat([self._query(batch).detach() for batch in batches])
 
 
 def _weights_of_epochs(sent: Tensor, one: Tensor, other: Tensor) -> Tensor:
