@@ -160,7 +160,7 @@ def _log(value: float) -> float:
 
 
 def _gain(hooks: Sequence[HookModel], values: Tensor) -> Tensor:
-    """[...] mean square of each unit that is sent, where all units of the head have the same; relative to each other."""
+    """[...] mean square of each unit that is sent, up to a factor, where all units of the head are of one size."""
     gain = torch.ones_like(values[0])
     with torch.no_grad():
         for model in hooks:
