@@ -20,7 +20,7 @@ class Shifted(Defense):
     name: ClassVar[str] = "shifted"
     side: ClassVar[Side] = "activations"
 
-    constant: float = Field(10.0, description="what is added to each unit")
+    constant: float = Field(3.0, description="what is added to each unit")
 
     def protect_activations(self, z: Tensor, rng: Rng, phase: Phase) -> Tensor:
         """The smashed data, moved."""

@@ -19,7 +19,7 @@ class ShiftedGradients(Defense):
     name: ClassVar[str] = "shifted_gradients"
     side: ClassVar[Side] = "labels"
 
-    size: float = Field(0.003, ge=0, description="standard deviation of the constant vector's entries")
+    size: float = Field(1e-5, ge=0, description="standard deviation of the constant vector's entries")
     key: int = Field(2026, ge=0, description="the secret that the vector is drawn from")
 
     def protect_gradients(self, g: Tensor, y: Tensor, rng: Rng) -> Tensor:
