@@ -71,15 +71,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from pydantic import Field
+from torch.nn.functional import normalize
 
 from attacks.base import Attack, Budget, Finding, Goal, Progress
-from benchmark.view import Knowledge, ServerView
+from benchmark.view import Knowledge, Phase, ServerView, Topology
 
 
 class {cls}(Attack):
-    """Looks up each target's smashed data among those of auxiliary images, and answers with the nearest image.
+    """Gives each target the label of the known sample whose gradients point most nearly the same way.
 
     Own work. (Say what it does in one line above; here, cite authors, year and equation.)
     """
@@ -89,16 +89,23 @@ class {cls}(Attack):
     name: ClassVar[str] = "{name}"
     version: ClassVar[int] = 1
     # What it answers: "reconstruct", "steal", "infer_labels".
-    goals: ClassVar[tuple[Goal, ...]] = ("reconstruct",)
-    # Where it cannot work everywhere, say so: phases, topologies, stances, role (see attacks/base.py).
+    goals: ClassVar[tuple[Goal, ...]] = ("infer_labels",)
+    # Where it cannot work everywhere, say so. Other things to say: stances (oblivious, aware, adaptive), role, and
+    # planted, the parameters with which it recovers everything from clients that hide nothing (see attacks/base.py).
+    phases: ClassVar[tuple[Phase, ...]] = ("training",)
+    topologies: ClassVar[tuple[Topology, ...]] = ("u_shaped",)
 
     # Parameters are typed and bounded; the description says what they are and their unit. They are set as
-    # {file}:{cls}:neighbours=5
-    neighbours: int = Field(1, ge=1, description="nearest auxiliary images that are averaged")
+    # {file}:{cls}:k=2
+    k: int = Field(1, ge=1, description="known labels a class")
 
     def knowledge(self) -> frozenset[Knowledge]:
         """What must be granted beyond the protocol; the view raises on anything else."""
-        return frozenset({{Knowledge.ARCHITECTURE, Knowledge.AUXILIARY, Knowledge.QUERY}})
+        return super().knowledge() | {{Knowledge.KNOWN_LABELS}}
+
+    def known_labels_per_class(self) -> int:
+        """How many labels a class it wants to know."""
+        return self.k
 
     def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
         """One finding a view, in order; call `progress` with the done fraction.
@@ -108,14 +115,17 @@ class {cls}(Attack):
         """
         findings = []
         for done, view in enumerate(views, start=1):
-            images = view.auxiliary.images
-            # What the defended client sends for images of the attacker's choice.
-            known = view.query(images).flatten(1)
-            # [k, n, ...]: each of n targets was seen k times; noise averages out.
-            seen = view.smashed.mean(dim=0).flatten(1)
-            nearest = torch.cdist(seen, known).topk(min(self.neighbours, len(known)), largest=False).indices
-            # [checkpoints, n, channels, height, width]: one checkpoint.
-            findings.append(Finding(reconstructions=images[nearest].mean(dim=1)[None]))
+            known = view.known_labels
+            assert view.cut_gradients is not None and known.cut_gradients is not None
+            # [epochs, n, ...]: what was sent back for each of n targets, and for the samples whose labels are known.
+            # Gradients of well fitted samples are so small that their squares vanish in float32.
+            targets, samples = (
+                normalize(gradients.double().flatten(2), dim=2, eps=1e-100)
+                for gradients in (view.cut_gradients, known.cut_gradients)
+            )
+            # Cosines of every target with every sample, averaged over the epochs: noise averages out.
+            alike = (targets @ samples.mT).mean(dim=0)
+            findings.append(Finding(labels=known.labels[alike.argmax(dim=1)]))
             progress(done / len(views))
         return findings
 '''

@@ -17,7 +17,7 @@ def test_the_start_keeps_the_contract_as_it_is(kind: Kind, tmp_path: Path) -> No
     write_start(kind, file)
     checks = list(verify(kind, f"{file}:My{kind.capitalize()}"))
     assert [check for check in checks if check.problem is not None] == []
-    assert len(checks) > 15
+    assert len(checks) > 12
 
 
 @pytest.mark.parametrize("kind", KINDS)
