@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,8 @@ from benchmark.errors import UserError
 from benchmark.executors.attempt import Failure, OnProgress, OnRecord, Stage, Wanted, after_failure
 from benchmark.executors.handover import Training, cached, group_trainings, trainings
 from benchmark.executors.ray_cluster import RAY_OPTIONS, RayOptions, connected
-from benchmark.executors.ray_task import Board, Files, Outcome, Task, carry_out, read_files
+from benchmark.executors.ray_shelf import Shelf
+from benchmark.executors.ray_task import Board, Outcome, Task, carry_out
 from benchmark.executors.shipping import pack
 from benchmark.executors.slot import LIMITS, Limits
 from benchmark.files import write_atomically
@@ -112,11 +112,7 @@ class _Schedule:
     Attributes:
         waiting: Groups to come, in order.
         running: Tasks by what they will return.
-        known: Trainings by key.
-        victims: Files of all of them.
         trained: How far a training is, or why it failed, by key.
-        users: How many groups, waiting or running, need the files of a training.
-        handed: Files in the object store, by key of their training, or path in the cache of what all may need.
     """
 
     ray: ModuleType
@@ -129,15 +125,11 @@ class _Schedule:
     wanted: Wanted
     waiting: list[_Waiting] = field(default_factory=list)
     running: dict[ObjectRef[Outcome], _Running] = field(default_factory=dict)
-    known: dict[str, Training] = field(default_factory=dict)
-    victims: set[str] = field(default_factory=set)
     trained: dict[str, _State] = field(default_factory=dict)
-    users: Counter[str] = field(default_factory=Counter)
-    handed: dict[str, ObjectRef[Files]] = field(default_factory=dict)
     count: int = 0
 
     def __post_init__(self) -> None:
-        self.cache = Path(self.context.cache)
+        self.shelf = Shelf(self.ray, Path(self.context.cache))
         self.at_once = self.options.workers or _IN_FLIGHT
         self.remote = self.ray.remote(carry_out).options(
             num_cpus=self.options.cpus,
@@ -148,17 +140,12 @@ class _Schedule:
         # It only knows what running tasks tell anyway: lost with its node, it starts anew.
         self.board = self.ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
         self.told = self.board.progress.remote([])
-        for name, content in read_files(self.cache).items():
-            if "/" in name:
-                self.handed[name] = self.ray.put({name: content})
 
     def add(self, groups: Sequence[Group]) -> None:
         """Put groups before those that wait."""
         added = [_Waiting(group, group_trainings(group)) for group in groups]
         for waiting in added:
-            self.users.update(waiting.trainings.keys())
-            self.victims.update(name for training in waiting.trainings.values() for name in training.files)
-            self.known |= waiting.trainings
+            self.shelf.reserve(waiting.trainings)
         self.waiting[:0] = added
 
     def run(self) -> None:
@@ -180,7 +167,7 @@ class _Schedule:
     def _advanced(self, waiting: _Waiting) -> bool:
         """Whether the group need not wait any more: it is submitted, not wanted, or has a victim that failed."""
         if not waiting.wanted and not self.wanted(waiting.group):
-            self._release(waiting.trainings)
+            self.shelf.release(waiting.trainings)
             return True
         waiting.wanted = True
         states = [self._state(training) for training in waiting.trainings.values()]
@@ -193,7 +180,7 @@ class _Schedule:
         if self.wanted(waiting.group):
             self._start(waiting.group, None, list(waiting.trainings))
         else:
-            self._release(waiting.trainings)
+            self.shelf.release(waiting.trainings)
         return True
 
     def _state(self, training: Training) -> _State:
@@ -206,7 +193,7 @@ class _Schedule:
         failures = [state for state in needs if isinstance(state, Failure)]
         if failures:
             self.trained[training.key] = failures[0]
-        elif cached(training, self.cache) is not None:
+        elif cached(training, self.shelf.cache) is not None:
             self.trained[training.key] = "ready"
         else:
             self.trained[training.key] = "running"
@@ -224,24 +211,8 @@ class _Schedule:
             "cwd": os.getcwd(),
         }
         self.count += 1
-        common = [ref for name, ref in self.handed.items() if name not in self.known]
-        handed = [*(self._files(key) for key in needs), *common]
-        ref = self.remote.remote(self.count, task, self.board, *handed)
+        ref = self.remote.remote(self.count, task, self.board, *self.shelf.take(needs))
         self.running[ref] = _Running(self.count, group, training)
-
-    def _files(self, key: str) -> ObjectRef[Files]:
-        if key not in self.handed:
-            files = {name: (self.cache / name).read_bytes() for name in self.known[key].files}
-            self.handed[key] = self.ray.put(files)
-        return self.handed[key]
-
-    def _release(self, trainings: Iterable[str]) -> None:
-        """A group needs the files of these trainings no more; without users they leave the object store."""
-        keys = list(trainings)
-        self.users.subtract(keys)
-        for key in keys:
-            if self.users[key] <= 0:
-                self.handed.pop(key, None)
 
     def _end(self, ref: ObjectRef[Outcome]) -> None:
         running = self.running.pop(ref)
@@ -266,7 +237,7 @@ class _Schedule:
                 self.on_record(replace(record, run={**record.run, "environment": record.run["environment"] | facts}))
         if missing:
             self._split(group, missing, failure or Failure("the runner gave no record for it"))
-        self._release(group_trainings(group))
+        self.shelf.release(group_trainings(group))
 
     def _fail_untrained(self, waiting: _Waiting) -> None:
         """Fail the cells whose victims could not be trained; the others run one by one."""
@@ -277,7 +248,7 @@ class _Schedule:
                 self.add([Group((cell,))])
             else:
                 self._split(Group((cell,)), {cell.key(): cell}, failure)
-        self._release(waiting.trainings)
+        self.shelf.release(waiting.trainings)
 
     def _split(self, group: Group, missing: dict[str, Cell], failure: Failure) -> None:
         # This machine need not have the device that the nodes have.
@@ -288,10 +259,7 @@ class _Schedule:
         self.on_record(replace(record, run={**record.run, "device": self.context.device}))
 
     def _keep_files(self, outcome: Outcome) -> None:
-        for name, content in outcome["made"].items():
-            write_atomically(self.cache / name, content)
-            if name not in self.handed and name not in self.victims:
-                self.handed[name] = self.ray.put({name: content})
+        self.shelf.keep(outcome["made"])
         # Before the records: a record that is stored has its images.
         for name, content in outcome["images"].items():
             assert self.context.images is not None

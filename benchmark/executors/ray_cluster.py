@@ -119,7 +119,7 @@ def _join(ray: ModuleType, options: RayOptions, shipped: Path) -> None:
         message = " ".join(str(error).split())
         raise UserError(
             f"--executor ray: cannot join the Ray cluster {options.at!r} ({type(error).__name__}: {message}); "
-            "check --address, and that the cluster runs the same versions of Python and Ray"
+            "check --address, RAY_AUTH_MODE and its token, and that the versions of Python and Ray are the same there"
         ) from error
 
 
