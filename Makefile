@@ -17,8 +17,8 @@ help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 # --fresh: measured here and now, although the results of this suite come with the project.
-demo: $(INSTALLED)  ## run the suite smoke-v1 and print its leaderboard
-	$(BIN)/unsplit-bench run smoke-v1 --fresh --output $(OUTPUT)
+demo: $(INSTALLED)  ## run the suite smoke-v2 and print its leaderboard
+	$(BIN)/unsplit-bench run smoke-v2 --fresh --output $(OUTPUT)
 
 install: $(INSTALLED)  ## create .venv and install the project and its tools
 
@@ -39,8 +39,8 @@ format: $(INSTALLED)  ## bring the sources into format
 types: $(INSTALLED)  ## check types
 	$(BIN)/mypy
 
-gate: $(INSTALLED)  ## measure smoke-v1 and compare it with its baseline
-	$(BIN)/unsplit-bench check smoke-v1 --fresh --baseline results/baselines/smoke-v1.json --output $(OUTPUT)
+gate: $(INSTALLED)  ## measure smoke-v2 and compare it with its baseline
+	$(BIN)/unsplit-bench check smoke-v2 --fresh --baseline results/baselines/smoke-v2.json --output $(OUTPUT)
 
 check: lint types test slow gate  ## everything
 

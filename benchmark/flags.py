@@ -82,6 +82,7 @@ FLAGS = (
     Flag("not_converged", "caution", coverage.not_converged, "F6"),
     Flag("indicative", "caution", coverage.indicative),
     Flag("leakage_below_control", "caution", scores.below_control, "F7"),
+    Flag("identified_anyway", "caution", scores.identified_anyway),
     Flag("weaker_beats_stronger", "caution", scores.weaker_beats_stronger, "F1"),
     Flag("not_monotone", "caution", scores.not_monotone, "F2"),
     Flag("fewer_attacks", "caution", coverage.fewer_attacks),

@@ -164,6 +164,14 @@ def test_an_attack_below_its_control_is_pointed_out() -> None:
     assert ranked(found, "noise")
 
 
+def test_faint_images_that_tell_whose_they_are_are_pointed_out() -> None:
+    found = records(seeds(), ssim=0.6) + records(every_stance("noise"), ssim=0.4)
+    severity, sentence = flags(found, "noise")["identified_anyway"]
+    assert severity == "caution"
+    assert sentence == "leakage 0.211, but an attack identifies 88% of the images among 100"
+    assert "identified_anyway" not in flags(found)
+
+
 def test_nothing_is_ranked_by_attacks_that_fail_where_nothing_is_defended() -> None:
     found = records(seeds(), ssim=0.1) + records(seeds("noise"), ssim=0.05)
     assert flags(found, "noise")["fails_undefended"][0] == "fatal"

@@ -9,12 +9,14 @@ from benchmark.attack_score import AttackScore
 from benchmark.comparison import difference
 from benchmark.flag_rules.strength import stronger_first, with_more_budget
 from benchmark.flag_rules.table import Table
+from benchmark.record_values import image_mean, number
 from benchmark.rows import Configuration, includes
 from benchmark.standing import STANCES, Standing
 
 # Two results differ by more than this before an order counts as broken: five hundredths of the leakage scale, what
 # one restart moves when the inputs move by 1e-7.
 WORSE_BY = 0.05
+HALF = 0.5
 
 
 def no_room(standing: Standing, table: Table) -> str | None:
@@ -43,6 +45,16 @@ def below_control(standing: Standing, table: Table) -> str | None:
         f"{standing.worst.title} scores {score.mean:.3f}, the control {score.control} {score.control_mean:.3f} "
         f"without {without}"
     )
+
+
+def identified_anyway(standing: Standing, table: Table) -> str | None:
+    """Less than half of the leakage scale, but most images are told apart from all others: faint is not hidden."""
+    rate = standing.most(lambda record: image_mean(record, "identified"))
+    # Leakage asks for likeness; who knows the candidates needs much less than a likeness.
+    if not (standing.leakage < HALF < rate):
+        return None
+    candidates = standing.most(lambda record: number(record.scalars, "identification_candidates"))
+    return f"leakage {standing.leakage:.3f}, but an attack identifies {rate:.0%} of the images among {candidates:.0f}"
 
 
 def weaker_beats_stronger(standing: Standing, table: Table) -> str | None:
