@@ -105,7 +105,6 @@ def test_the_baseline_is_of_the_released_suite(made: Plan) -> None:
     assert len(baseline["cells"]) == len(made.cells)
 
 
-
 def test_the_joint_clone_recovers_real_mnist_as_the_readme_says() -> None:
     released = list(read_released("mnist-joint-v1").values())
     means = [fmean(r.per_image["ssim_aligned"]) for r in released if r.axes.attack == "unsplit"]
