@@ -310,6 +310,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         assert process.stderr.read() == ""
 
 
+@pytest.mark.slow
 def test_a_fresh_check_takes_no_released_record_for_a_cell_that_fails(
     there: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

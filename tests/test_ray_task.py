@@ -65,6 +65,7 @@ def group(digits: Dataset) -> Group:
     return Group(tuple(cell_of(victim_spec(digits, d, epochs=0), f"{FAULTY}:HardExits") for d in (QUIET, LOUD)))
 
 
+@pytest.mark.slow
 def test_what_a_plug_in_does_to_its_process_is_a_failure_and_leaves_the_worker_whole(
     carried_out: CarryOut, group: Group, told: list[tuple[int, str, float]]
 ) -> None:
@@ -80,6 +81,7 @@ def test_what_a_plug_in_does_to_its_process_is_a_failure_and_leaves_the_worker_w
     assert {number for number, _, _ in told} == {7}
 
 
+@pytest.mark.slow
 def test_victims_are_trained_alone_and_handed_on(carried_out: CarryOut, group: Group, tmp_path: Path) -> None:
     first, second = trainings(group.cells[0])
     base = carried_out(Group((first.cell,)), attack=False)

@@ -67,6 +67,7 @@ def test_a_body_between_head_and_tail_is_used_with_a_tail_of_its_own(seen_by: Ca
     assert shown(seen, run(seen, **QUICK)) >= 0.5
 
 
+@pytest.mark.slow
 def test_who_knows_the_noise_decodes_through_it(seen_by: Callable[..., Observation]) -> None:
     noise = "gaussian_noise:relative=1.0"
     oblivious, aware = (
@@ -99,6 +100,7 @@ def test_the_training_phase_is_decoded_from_its_last_epoch(seen_by: Callable[...
     assert shown(seen, run(seen, **QUICK)) >= 0.5
 
 
+@pytest.mark.slow
 def test_equal_views_give_equal_images(seen_by: Callable[..., Observation]) -> None:
     one, other = (
         run(seen_by("gaussian_noise", stance="adaptive", views=2), stance="adaptive", shadow_steps=5, epochs=1)

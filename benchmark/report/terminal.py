@@ -60,6 +60,7 @@ LETTERS = {
     "not_converged": "c",
     "indicative": "i",
     "leakage_below_control": "b",
+    "identified_anyway": "d",
     "weaker_beats_stronger": "w",
     "not_monotone": "o",
     "fewer_attacks": "f",
