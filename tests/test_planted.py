@@ -21,6 +21,7 @@ from benchmark.planted_verdicts import (
     known_verdict,
     measure,
     planted_reference,
+    released_verdicts,
     variants,
     verdict_key,
     with_verdict,
@@ -30,11 +31,13 @@ from tests.record_factory import cell, record
 
 FAULTY = Path(__file__).parent / "plugins" / "faulty.py"
 PLANTED = Path(__file__).parent / "plugins" / "planted.py"
-# The form each class states a budget for, in every stance. Others it may take, and whoever uses these is told.
+# The form each class states a budget for, in every stance. Others it may take, and whoever uses these is told. What
+# is released as failing (test_planted_results.py) carries its badge already.
 STANCES = [
     pytest.param(ref, id=f"{ref.name} {stance}")
     for refs in built_in()
     for stance, ref in {ref.parameters["stance"]: ref for ref in reversed(refs)}.items()
+    if (known := released_verdicts().get(verdict_key(ref))) is None or known.passed
 ]
 IDENTITY = PlantedClient("identity", ("reconstruct",), "grey 28x28", "identity", "vanilla", "inference", 1)
 
