@@ -17,7 +17,7 @@ FAILED: dict[str, Any] = {"flags": ["planted_client_failed"]}
 
 def test_a_defended_row_that_met_every_stance_has_no_fatal_flag() -> None:
     found = records(seeds()) + records(every_stance("noise"), ssim=0.4)
-    assert all(severity != "fatal" for severity, _ in flags(found, "noise").values())
+    assert {code: severity for code, (severity, _) in flags(found, "noise").items()} == {"identified_anyway": "caution"}
     assert ranked(found, "noise")
 
 

@@ -170,7 +170,7 @@ def test_a_suite_is_found_by_name_or_by_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("smoke-v0", "there is no suite 'smoke-v0'; did you mean 'smoke-v"), ("nowhere.yaml", "there is no such file")],
+    [("smoke-v0", "there is no suite 'smoke-v0'; did you mean 'smoke-v2'"), ("nowhere.yaml", "there is no such file")],
 )
 def test_an_unknown_suite_is_refused_with_the_nearest(name: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
