@@ -8,10 +8,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from attacks.base import Attack, Budget, Finding, Goal, Progress, Stance
-from attacks.label_flips import labels_behind_flips
-from attacks.label_groups import regrouped
 from attacks.label_matching import at_epoch
-from attacks.label_probe import Turning, flip_rates, turning
+from attacks.labels.flips import labels_behind_flips
+from attacks.labels.groups import regrouped
+from attacks.labels.probe import Turning, flip_rates, turning
 from benchmark.metrics.labels import REGROUPINGS, cosines, directions, group_labels, similarity_to_all
 from benchmark.view import Knowledge, KnownLabels, Phase, ServerView, Topology
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from attacks.base import Attack, Budget, Finding, Goal, Progress, Stance
-from attacks.decoding import Schedule, auxiliary, decode, finding
-from attacks.queried_client import QueriedClient
+from attacks.clients.queried_client import QueriedClient
+from attacks.decoding.decoder import Schedule, auxiliary, decode, finding
 from benchmark.view import Knowledge, ServerView
 
 

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 
 from attacks.base import Attack, Budget, Finding, Goal, Progress, Stance
-from attacks.client_model import has_stand_in
-from attacks.inversion import Outcome, Schedule
-from attacks.problems import Problems, both, sent, solve
+from attacks.clients.client_model import has_stand_in
+from attacks.inversion.alternate import Outcome, Schedule
+from attacks.inversion.problems import Problems, both, sent, solve
 from benchmark.view import Knowledge, ServerView
 
 

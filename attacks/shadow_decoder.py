@@ -12,11 +12,11 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.base import Attack, Budget, Finding, Goal, Progress, Stance
-from attacks.client_model import client_model
-from attacks.decoding import Schedule, auxiliary, decode, finding
-from attacks.defended_path import ClientModel
-from attacks.queried_client import QueriedClient
-from attacks.shadow_head import MEASUREMENTS, MOST_DRAWS, ShadowSchedule, train_shadow
+from attacks.clients.client_model import client_model
+from attacks.clients.defended_path import ClientModel
+from attacks.clients.queried_client import QueriedClient
+from attacks.decoding.decoder import Schedule, auxiliary, decode, finding
+from attacks.decoding.shadow_head import MEASUREMENTS, MOST_DRAWS, ShadowSchedule, train_shadow
 from benchmark.view import Knowledge, ServerView
 
 

@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attacks.base import Attack, Budget, Finding, Goal, Progress, Stance
-from attacks.client_model import has_stand_in
-from attacks.inversion import Outcome, Schedule
-from attacks.problems import Problems, Sent, both, sent, solve
-from attacks.selection import consensus, lowest, lowest_restart
+from attacks.clients.client_model import has_stand_in
+from attacks.inversion.alternate import Outcome, Schedule
+from attacks.inversion.problems import Problems, Sent, both, sent, solve
+from attacks.inversion.selection import consensus, lowest, lowest_restart
 from benchmark.view import ServerView
 
 
@@ -35,11 +35,12 @@ class UnSplit(Attack):
     Where the server saw the targets k times, the mean of the k smashed data is the target: minimising the mean
     squared error to all of them comes to the same.
 
-    `aware` and `adaptive` put the defense's own hooks around the clone (`attacks.defended_path`), count squared errors
-    in the size of their unit, and let the prior give way from round to round. `aware` draws the defense's randomness
-    anew at every step and calls what has no gradient straight through. `adaptive` takes the expectation over it, joins
-    what a random mask let through in any view, and keeps the images at the known noise level as a checkpoint beside
-    the others. Without much noise both gain from faster rates (input_lr=0.02, model_lr=0.01 for ten rounds of 20 + 20).
+    `aware` and `adaptive` put the defense's own hooks around the clone (`attacks.clients.defended_path`), count squared
+    errors in the size of their unit, and let the prior give way from round to round. `aware` draws the defense's
+    randomness anew at every step and calls what has no gradient straight through. `adaptive` takes the expectation over
+    it, joins what a random mask let through in any view, and keeps the images at the known noise level as a checkpoint
+    beside the others. Without much noise both gain from faster rates (input_lr=0.02, model_lr=0.01 for ten rounds of 20
+    + 20).
 
     Of several restarts, `select=own_loss` gives back the image with the lowest feature loss (joint: the restart with
     the lowest mean), and `consensus` what the restarts agree on. The clone given back is the one with the lowest

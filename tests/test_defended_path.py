@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.client_model import client_model, has_stand_in
-from attacks.defended_path import ClientModel, DefendedPath
-from attacks.observed import observed
+from attacks.clients.client_model import client_model, has_stand_in
+from attacks.clients.defended_path import ClientModel, DefendedPath
+from attacks.clients.observed import observed
 from benchmark.seeds import Rng
 from defenses.gaussian_noise import GaussianNoise
 from defenses.none import NoDefense

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.inversion import Schedule, alternate
+from attacks.inversion.alternate import Schedule, alternate
 from benchmark.lanes import Lanes
 from benchmark.models import MODELS
 

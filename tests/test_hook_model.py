@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from attacks.hook_model import Hook, probe
+from attacks.clients.hook_model import Hook, probe
 from benchmark.seeds import Rng
 from tests.defended_views import defense, key, protection
 

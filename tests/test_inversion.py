@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.inversion import Schedule, alternate
+from attacks.inversion.alternate import Schedule, alternate
 from benchmark.errors import PluginError
 from benchmark.lanes import Lanes
 from benchmark.seeds import Rng

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from attacks.label_flips import _predicted, labels_behind_flips
+from attacks.labels.flips import _predicted, labels_behind_flips
 from benchmark.seeds import Rng
 
 CLASSES, EACH = 6, 20

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from attacks.label_groups import log_likelihoods, regrouped, separation
+from attacks.labels.groups import log_likelihoods, regrouped, separation
 from benchmark.seeds import Rng
 
 CLASSES, EACH = 4, 15

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.label_probe import flip_rates, turning
+from attacks.labels.probe import flip_rates, turning
 from benchmark.protection import Protection
 from benchmark.seeds import Rng
 from defenses.base import Defense, Side

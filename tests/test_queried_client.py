@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Stance
-from attacks.queried_client import QueriedClient
+from attacks.clients.queried_client import QueriedClient
 from benchmark.seeds import Rng
 from benchmark.view import Knowledge, Secrets, ServerView
 from tests.server_views import images, view

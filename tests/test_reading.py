@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.reading import COMPONENTS, MOST_FEATURES, MOST_MAPS, Reader
+from attacks.decoding.reading import COMPONENTS, MOST_FEATURES, MOST_MAPS, Reader
 from benchmark.seeds import Rng
 
 

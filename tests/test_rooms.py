@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PLUGIN_FILES = [path for room in ("attacks", "defenses") for path in sorted((ROOT / room).glob("*.py"))]
+PLUGIN_FILES = [path for room in ("attacks", "defenses") for path in sorted((ROOT / room).rglob("*.py"))]
 HARNESS_FILES = sorted((ROOT / "benchmark").rglob("*.py"))
 # What carries out a run is no business of an attack or a defense.
 CLOSED = (
@@ -48,7 +48,7 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", PLUGIN_FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", PLUGIN_FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_attacks_and_defenses_know_no_store_and_no_command_line(path: Path) -> None:
     closed = tuple(f"benchmark.{room}" for room in CLOSED)
     assert not [name for name in imports(path) if any(name == c or name.startswith(f"{c}.") for c in closed)]

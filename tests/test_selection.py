@@ -1,6 +1,6 @@
 import torch
 
-from attacks.selection import consensus, lowest, lowest_restart
+from attacks.inversion.selection import consensus, lowest, lowest_restart
 from benchmark.seeds import Rng
 from tests.server_views import images
 

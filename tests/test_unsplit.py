@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from attacks.base import Budget
-from attacks.inversion import alternate
+from attacks.inversion.alternate import alternate
 from attacks.unsplit import UnSplit
 from benchmark.errors import UserError
 from benchmark.lanes import Lanes, bytes_per_lane

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from attacks.label_groups import log_likelihoods
+from attacks.labels.groups import log_likelihoods
 from benchmark.metrics.labels import REGROUPINGS, group_labels
 
 # Confidence in what the body's outputs say; the one under which the trained labels are likeliest is taken.

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from attacks.defended_path import ClientModel, HookModel
-from attacks.hook_model import Hook, Kind, probe
-from attacks.straight_through import Slope
+from attacks.clients.defended_path import ClientModel, HookModel
+from attacks.clients.hook_model import Hook, Kind, probe
+from attacks.clients.straight_through import Slope
 from benchmark.errors import PluginError
 from benchmark.view import ServerView
 

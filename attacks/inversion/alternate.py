@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.defended_path import DefendedPath
+from attacks.clients.defended_path import DefendedPath
 from benchmark.errors import PluginError
 from benchmark.lanes import Lanes, adam
 

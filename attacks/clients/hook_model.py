@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from attacks.straight_through import Slope, slope_of
+from attacks.clients.straight_through import Slope, slope_of
 from benchmark.errors import PluginError
 
 if TYPE_CHECKING:

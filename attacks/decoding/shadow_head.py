@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks.defended_path import ClientModel, HookModel
+from attacks.clients.defended_path import ClientModel, HookModel
 from benchmark.parts import Part
 from benchmark.seeds import Rng
 from benchmark.view import ServerView

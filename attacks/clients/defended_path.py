@@ -9,8 +9,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from attacks.hook_model import Kind, Which
-from attacks.straight_through import Slope, straight_through
+from attacks.clients.hook_model import Kind, Which
+from attacks.clients.straight_through import Slope, straight_through
 
 _DRAWS = 4
 _CENTRE_DRAWS = 64
@@ -21,7 +21,7 @@ class HookModel:
     """One hook inside the attacker's model.
 
     Attributes:
-        hook: Values [batch, ...] and the name of a stream to values, as `attacks.hook_model.Hook`.
+        hook: Values [batch, ...] and the name of a stream to values, as `attacks.clients.hook_model.Hook`.
         kind: What probing found.
         expected: Whether the expectation over its randomness takes the place of one fresh draw a call.
         unmasked: Whether a mask is left out where what was sent says that it let a unit through.

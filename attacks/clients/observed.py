@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.defended_path import ClientModel
+from attacks.clients.defended_path import ClientModel
 from benchmark.view import ServerView
 
 # Noise never leaves less signal than this share; no unit counts as smaller than this part of all, lest dead ones rule.

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from attacks.client_model import client_model
-from attacks.defended_path import ClientModel, DefendedPath
-from attacks.inversion import Defended, Outcome, Schedule, alternate
-from attacks.observed import observed
+from attacks.clients.client_model import client_model
+from attacks.clients.defended_path import ClientModel, DefendedPath
+from attacks.clients.observed import observed
+from attacks.inversion.alternate import Defended, Outcome, Schedule, alternate
 from benchmark.finding import Finding
 from benchmark.lanes import Lanes, bytes_per_lane, chunks
 from benchmark.view import ServerView

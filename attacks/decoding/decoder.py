@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks.mending import LocalLinear, Mender
-from attacks.reading import Reader
+from attacks.decoding.mending import LocalLinear, Mender
+from attacks.decoding.reading import Reader
 from benchmark.errors import UserError
 from benchmark.finding import Finding
 from benchmark.parts import Part

@@ -1,0 +1,1 @@
+"""The optimisation of images and clones, and the choice among its outcomes."""

@@ -1,0 +1,1 @@
+"""How an attacker on labels groups, probes and un-flips gradients."""
