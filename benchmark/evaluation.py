@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark import registry
-from benchmark.commands.session import Options, known_records, measured, opened_store
+from benchmark.commands.session import known_records, measured, opened_store
 from benchmark.leaderboard import leaderboard
+from benchmark.options import Device, Options
 from benchmark.plan import plan
 from benchmark.suite import load_suite
 
@@ -25,7 +26,7 @@ def evaluate(
     defense: Defense | str | Sequence[Defense | str] | None = None,
     attack: Attack | str | None = None,
     output: str | Path = "unsplit-bench-out",
-    device: str = "auto",
+    device: Device = "auto",
     data_root: str | Path | None = None,
     workers: int | None = None,
 ) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from benchmark.cell import Cell, Group, Plan
 from benchmark.errors import UserError
@@ -21,10 +21,9 @@ from benchmark.record import Record
 from benchmark.released import read_released
 
 if TYPE_CHECKING:
+    from benchmark.options import ExecutorName
     from benchmark.runner import RunContext
     from benchmark.store import Store
-
-ExecutorName = Literal["local", "inline", "ray"]
 
 
 class InterruptedRunError(UserError):

@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmark.commands.session import Options, context_of, planned
+from benchmark.commands.session import context_of, planned
 from benchmark.leaderboard import leaderboard
+from benchmark.options import Options
 from benchmark.run import RunOutcome, records_of, run_plan
 from benchmark.store import Store
 from benchmark.verify import verify

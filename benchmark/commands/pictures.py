@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from benchmark.commands.session import IMAGES, Options, known_records, opened_store, planned
+from benchmark.commands.session import IMAGES, known_records, opened_store, planned
 from benchmark.data import load_dataset
 from benchmark.errors import UserError
 from benchmark.files import write_atomically
+from benchmark.options import Options
 from benchmark.parameters import nearest
 from benchmark.report.pictures import reconstructed, to_png
 

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from benchmark.baseline import make_baseline, measure_tolerance, read_baseline, write_baseline
 from benchmark.commands.session import (
-    Options,
     known_records,
     measured,
     measured_perturbed,
@@ -23,6 +22,7 @@ from benchmark.errors import UserError
 from benchmark.files import write_atomically
 from benchmark.gate import compare, exit_code
 from benchmark.leaderboard import images_frame, leaderboard
+from benchmark.options import Options
 from benchmark.released import write_released
 from benchmark.report.tables import render, to_csv, to_parquet, write
 from benchmark.report.terminal import print_leaderboard, to_verdicts

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,11 @@ from benchmark import registry
 from benchmark.commands.progress import Display
 from benchmark.data import Facts
 from benchmark.errors import UserError
+from benchmark.options import Options
 from benchmark.plan import plan
 from benchmark.released import read_released
 from benchmark.rows import axes_text
-from benchmark.run import ExecutorName, Limits, RayOptions, RunOutcome, records_of, run_plan
+from benchmark.run import Limits, RayOptions, RunOutcome, records_of, run_plan
 from benchmark.runner import RunContext, chosen_device
 from benchmark.spec import parse_composed
 from benchmark.store import Store
@@ -29,44 +30,6 @@ if TYPE_CHECKING:
 
 
 IMAGES = "reconstructions"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for.
-
-    Attributes:
-        suite: Name or path.
-        defenses: Compositions beside the suite's, as written.
-        attacks: Attacks beside the suite's, as written.
-        output: Folder of store, victims, tables and logs.
-        device: `auto`, `cpu` or `cuda`.
-        data_root: Where data sets lie, or None for the default.
-        download: Fetch what is missing there.
-        workers: Child processes, or Ray tasks at once; None for one a core, or all that have room.
-        memory: GiB an attack's tensors may take at once.
-        executor: `local`, `inline` or `ray`.
-        address: Of a Ray cluster; None for that of RAY_ADDRESS, or else one that is started here.
-        cpus_per_task, gpus_per_task: What a Ray task takes; None for one CPU and no GPU.
-        limit: Seconds a cell may take, or None for the suite's.
-        fresh: Measure what is released as well, instead of taking it over.
-    """
-
-    suite: str
-    defenses: Sequence[str] = ()
-    attacks: Sequence[str] = ()
-    output: Path = Path("unsplit-bench-out")
-    device: str = "auto"
-    data_root: Path | None = None
-    download: bool = False
-    workers: int | None = None
-    memory: float = 2.0
-    executor: ExecutorName = "local"
-    address: str | None = None
-    cpus_per_task: float | None = None
-    gpus_per_task: float | None = None
-    limit: float | None = None
-    fresh: bool = False
 
 
 def planned(options: Options, *, to_read: bool = False) -> tuple[Suite, Plan]:
