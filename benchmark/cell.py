@@ -81,10 +81,20 @@ class Watch:
     Attributes:
         rule: Chooses the targets of training-phase attacks from the victim part.
         known_per_class: Further samples a class, the next ones of the part, whose labels attackers may be granted.
+        batch_size: Watch one more pass after the last epoch instead, in batches of this size that update nothing.
     """
 
     rule: TargetRule
     known_per_class: int = 0
+    batch_size: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What of it can change an outcome."""
+        identity = asdict(self)
+        if self.batch_size is None:
+            # Keys of what was watched before there was such a pass stay as they are.
+            del identity["batch_size"]
+        return identity
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,11 @@ class VictimSpec:
         """Whether a defense takes part in training; without, every cut and topology shares one training."""
         return any(defense.trains for defense in self.defenses)
 
+    @property
+    def watched_epochs(self) -> int:
+        """How often each watched sample is seen in training."""
+        return 1 if self.watch and self.watch.batch_size else self.epochs
+
     def undefended(self) -> VictimSpec:
         """The victim without defenses at the cut asked for: what utility and cost are compared with."""
         return replace(self, defenses=(), cut_reached=self.cut, watch=None)
@@ -141,6 +156,7 @@ class VictimSpec:
         identity = asdict(self)
         identity["model"] = self.model.identity()
         identity["defenses"] = [defense.identity() for defense in self.defenses]
+        identity["watch"] = self.watch and self.watch.identity()
         return identity
 
 
@@ -157,6 +173,7 @@ class Cell:
         targets: From the test part (inference) or among the watched samples (training).
         goals, role, stance, threat_model, side: Display axes, as the plug-ins declare them.
         precision: Number format of the attack.
+        assumed: The architecture that the attacker takes for the victim's, where that is another one.
     """
 
     victim: VictimSpec
@@ -171,9 +188,11 @@ class Cell:
     threat_model: str
     side: str
     precision: str = "fp32"
+    assumed: PluginRef | None = None
 
     def key(self) -> str:
         """Key of the outcome; see `content_key`."""
+        assumed = {"assumed": self.assumed.identity()} if self.assumed else {}
         return content_key(
             "cell",
             {
@@ -185,7 +204,8 @@ class Cell:
                 "targets": asdict(self.targets),
                 "stance": self.stance,
                 "precision": self.precision,
-            },
+            }
+            | assumed,
         )
 
     def axes(self) -> Axes:
@@ -212,9 +232,15 @@ class Cell:
             phase=self.phase,
             views=self.views,
             threat_model=self.threat_model,
-            targets=self.targets.text(),
+            targets=self._targets(),
             precision=self.precision,
         )
+
+    def _targets(self) -> str:
+        watch = self.victim.watch if self.phase == "training" else None
+        if watch is None or watch.batch_size is None:
+            return self.targets.text()
+        return f"{self.targets.text()}; frozen batches of {watch.batch_size}"
 
     def to_json(self) -> dict[str, Any]:
         """The cell as JSON values."""
@@ -227,7 +253,7 @@ class Cell:
         watch = victim["watch"]
         victim["model"] = PluginRef(**victim["model"])
         victim["defenses"] = tuple(PluginRef(**defense) for defense in victim["defenses"])
-        victim["watch"] = watch and Watch(TargetRule(**watch["rule"]), watch["known_per_class"])
+        victim["watch"] = watch and Watch(**{**watch, "rule": TargetRule(**watch["rule"])})
         return cls(
             **{
                 **value,
@@ -235,6 +261,7 @@ class Cell:
                 "attack": PluginRef(**value["attack"]),
                 "targets": TargetRule(**value["targets"]),
                 "goals": tuple(value["goals"]),
+                "assumed": PluginRef(**value["assumed"]) if value.get("assumed") else None,
             }
         )
 

@@ -47,6 +47,28 @@ def mnist_net(image_shape: ImageShape, n_classes: int) -> OrderedDict[str, nn.Mo
     )
 
 
+def mnist_net_4x4(image_shape: ImageShape, n_classes: int) -> OrderedDict[str, nn.Module]:
+    """`mnist_net` with kernels of 4x4: what an attacker takes it for who is one off; at 28x28 every pooling agrees."""
+    channels, height, width = image_shape
+    side = [((n - 3) // 2 - 3) // 2 for n in (height, width)]
+    if min(side) < 1:
+        raise UserError(f"model mnist_net_4x4: images of {height}x{width} are too small; it needs at least 13x13")
+    return OrderedDict(
+        conv1=nn.Conv2d(channels, 8, kernel_size=4),
+        relu1=nn.ReLU(),
+        pool1=nn.MaxPool2d(2),
+        conv2=nn.Conv2d(8, 16, kernel_size=4),
+        relu2=nn.ReLU(),
+        pool2=nn.MaxPool2d(2),
+        flatten=nn.Flatten(),
+        fc1=nn.Linear(16 * side[0] * side[1], 120),
+        fc1act=nn.ReLU(),
+        fc2=nn.Linear(120, 84),
+        fc2act=nn.ReLU(),
+        fc3=nn.Linear(84, n_classes),
+    )
+
+
 def cifar_net(image_shape: ImageShape, n_classes: int) -> OrderedDict[str, nn.Module]:
     """Three pairs of 3x3 convolutions with pooling, two fully connected layers; 1 609 546 weights at 3x32x32."""
     channels, height, width = image_shape
@@ -65,7 +87,7 @@ def cifar_net(image_shape: ImageShape, n_classes: int) -> OrderedDict[str, nn.Mo
     return modules
 
 
-MODELS: dict[str, Factory] = {"mnist_net": mnist_net, "cifar_net": cifar_net}
+MODELS: dict[str, Factory] = {"mnist_net": mnist_net, "mnist_net_4x4": mnist_net_4x4, "cifar_net": cifar_net}
 
 
 def network(factory: Factory, image_shape: ImageShape, n_classes: int, rng: Rng) -> nn.Sequential:

@@ -103,7 +103,7 @@ def observe(cell: Cell, victim: Victim, dataset: Dataset, attack: Attack) -> Obs
         body_outputs=_cloned(outputs),
         cut_gradients=_cloned(gradients),
         labels=truth.labels.clone() if victim.spec.topology == "vanilla" and cell.phase == "training" else None,
-        _factory=registry.load_model(victim.spec.model),
+        _factory=registry.load_model(cell.assumed or victim.spec.model),
         _granted=granted,
         _secrets=Secrets(
             client_head=copy.deepcopy(victim.split.head) if Knowledge.CLIENT_WEIGHTS in granted else None,

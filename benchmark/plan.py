@@ -13,7 +13,7 @@ from benchmark.cell import Cell, Group, Plan, PluginRef, VictimSpec, canonical_j
 from benchmark.data import Facts, load_dataset
 from benchmark.discovery import Kind
 from benchmark.errors import DataMissingError, UserError
-from benchmark.fitting import misplaced, targets_of, unworkable
+from benchmark.fitting import misplaced, targets_of, unworkable, watching_of
 from benchmark.models import cuts, network, split
 from benchmark.seeds import Rng
 from benchmark.spec import Spec
@@ -100,7 +100,7 @@ class _Planner:
         where = self._where(block)
         defenses = [self._defenses(where, specs) for specs in block.defenses]
         for refs in defenses:
-            _check(where, misplaced(block, _loaded(refs)))
+            _check(where, misplaced(block, _loaded(refs), self.suite))
         attacks = [(entry, _reference(where, "attack", entry.attack, self.suite.folder)) for entry in block.attacks]
         for entry, ref in attacks:
             problem = unworkable(block, entry, registry.load_attack(ref), self.suite)
@@ -113,7 +113,7 @@ class _Planner:
         where = self._where(block)
         own = [self._defenses(where, specs) for specs in block.defenses]
         own_attacks = [(entry, _reference(where, "attack", entry.attack, self.suite.folder)) for entry in block.attacks]
-        added = [refs for refs in defenses if () in own and misplaced(block, _loaded(refs)) is None]
+        added = [refs for refs in defenses if () in own and misplaced(block, _loaded(refs), self.suite) is None]
         added_attacks = [(entry, ref) for ref in attacks for entry in _entries(block, ref, self.suite)]
         yield from self._crossed(block, added, own_attacks)
         yield from self._crossed(block, [*own, *added], added_attacks)
@@ -160,30 +160,38 @@ class _Planner:
                                 block.training.epochs,
                                 block.training.batch_size,
                                 block.training.learning_rate,
-                                self.suite.watch.watch() if trained_on else None,
+                                watching_of(block, self.suite).watch() if trained_on else None,
                             )
-                            yield from self._attacked(watched, loaded, fitting)
+                            yield from self._attacked(block, watched, loaded, fitting)
 
     def _attacked(
-        self, victim: VictimSpec, loaded: Sequence[Defense], attacks: Sequence[tuple[AttackEntry, PluginRef]]
+        self,
+        block: Block,
+        victim: VictimSpec,
+        loaded: Sequence[Defense],
+        attacks: Sequence[tuple[AttackEntry, PluginRef]],
     ) -> Iterator[Cell]:
         side = " + ".join(dict.fromkeys(defense.side for defense in loaded)) or "none"
         for entry, ref in attacks:
             attack = registry.load_attack(ref)
             training = entry.phase == "training"
+            assumed = None
+            if entry.assumes is not None:
+                assumed = _reference(self._where(block), "model", Spec(entry.assumes), self.suite.folder)
             for attack_seed in entry.seeds:
                 yield Cell(
                     victim=victim,
                     attack=ref,
                     attack_seed=attack_seed,
                     phase=entry.phase,
-                    views=entry.views or (victim.epochs if training else 1),
-                    targets=targets_of(entry, self.suite),
+                    views=entry.views or (victim.watched_epochs if training else 1),
+                    targets=targets_of(entry, block, self.suite),
                     goals=tuple(attack.goals),
                     role=attack.role,
                     stance=attack.stance,
-                    threat_model=threat_model(attack.knowledge()),
+                    threat_model=threat_model(attack.knowledge(), assumed.name if assumed else None),
                     side=side,
+                    assumed=assumed,
                 )
 
 
@@ -266,6 +274,7 @@ def _shape(cell: Cell) -> str:
             cell.phase,
             cell.views,
             [cell.targets.how, cell.targets.n],
+            cell.assumed and cell.assumed.identity(),
             cell.precision,
             victim.dataset,
             victim.model.identity(),

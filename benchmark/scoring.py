@@ -180,12 +180,13 @@ def _tested(victim: Victim, dataset: Dataset) -> tuple[Part, Tensor]:
 
 def _random_clone(cell: Cell, victim: Victim, dataset: Dataset, view: ServerView) -> dict[str, list[float]]:
     def measure() -> dict[str, float]:
-        # Named by the data alone, so that every attack on the same targets meets the same heads.
+        # Named by the data alone, so that every attack on the same targets meets the same heads (of one architecture).
         rng = Rng("controls", dataset.digest, cell.targets.text(), cell.phase)
         heads = [view.new_head(rng.child("random clone", index)) for index in range(RANDOM_CLONES)]
         return random_clone_scores(heads, victim.split, *_tested(victim, dataset))
 
-    scores = once(victim, dataset, ("random clone", cell.targets.text(), cell.phase), measure)
+    assumed = cell.assumed.name if cell.assumed else ""
+    scores = once(victim, dataset, ("random clone", cell.targets.text(), cell.phase, assumed), measure)
     return {key: [value] for key, value in scores.items()}
 
 

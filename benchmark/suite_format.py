@@ -52,14 +52,17 @@ class Watching(_Part):
     Attributes:
         targets: Among the victim's own data.
         known_per_class: Further samples a class whose labels attackers may be granted.
+        batch_size: Watch one more pass after the last epoch instead of the epochs, in batches of this size that update
+            nothing: what a server sees of a step, whatever the victim was trained with, and before any training too.
     """
 
     targets: Targets = Targets(how="per_class", n=1)
     known_per_class: int = Field(0, ge=0)
+    batch_size: int | None = Field(None, ge=1)
 
     def watch(self) -> Watch:
         """The same as a value of the plan."""
-        return Watch(self.targets.rule(), self.known_per_class)
+        return Watch(self.targets.rule(), self.known_per_class, self.batch_size)
 
 
 class Schedule(_Part):
@@ -87,6 +90,8 @@ class AttackEntry(_Part):
         targets: Instead of the suite's; in training, among those the suite watches.
         cuts: Only these of the block's.
         defenses: `all` of the block's, or `none` alone.
+        assumes: The model that the attacker takes for the victim's; the victim's own where it is not given. Such an
+            attack has a threat model of its own, `architecture of MODEL`.
     """
 
     attack: Spec
@@ -96,6 +101,7 @@ class AttackEntry(_Part):
     targets: Targets | None = None
     cuts: tuple[Name, ...] | None = Field(None, min_length=1)
     defenses: Literal["all", "none"] = "all"
+    assumes: Name | None = None
 
     @field_validator("attack", mode="before")
     @classmethod
@@ -117,7 +123,7 @@ class Block(_Part):
         cuts: Names of the head's last modules.
         defenses: Each entry a plug-in or a list of them that is applied in order; no entry for `none`.
         attacks: See `AttackEntry`.
-        datasets, models, seeds, training: As the suite's where the block gives none of its own.
+        datasets, models, seeds, training, watch: As the suite's where the block gives none of its own.
     """
 
     name: Name
@@ -130,6 +136,7 @@ class Block(_Part):
     models: tuple[Name, ...] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field(min_length=1)
     training: Schedule
+    watch: Watching | None = None
 
     @field_validator("cuts", "datasets", "models", "seeds", mode="before")
     @classmethod

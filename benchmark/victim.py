@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark import registry
 from benchmark.data import Dataset, choose_targets
@@ -23,7 +23,7 @@ from benchmark.tensors import BrokenFileError, load_tensors, save_tensors
 from benchmark.training_view import TrainingView, TrainingWatcher
 
 if TYPE_CHECKING:
-    from benchmark.cell import VictimSpec
+    from benchmark.cell import VictimSpec, Watch
     from benchmark.view import Phase
 
 Report = Callable[[float], None]
@@ -75,7 +75,8 @@ def obtain_victim(
     """The victim, from the cache where it is whole, otherwise trained and cached.
 
     Without a defense that takes part in training, the weights are those of one undefended training shared by all cuts
-    and topologies; what the server sees is recorded from a training at the victim's own cut.
+    and topologies; what the server sees is recorded from a training at the victim's own cut, or from one pass after it
+    (`benchmark.cell.Watch.batch_size`).
 
     Args:
         spec: What to train.
@@ -121,7 +122,9 @@ def _obtain_seen(
     if stored is None:
         # A defended victim's own training recorded it; a shared one is trained once more at this cut.
         recorded = {name: value for name, value in tensors.items() if name.startswith("seen/")}
-        if not recorded:
+        if spec.watch and spec.watch.batch_size:
+            recorded = _frozen_pass(spec, dataset, device, tensors, spec.watch.batch_size)
+        elif not recorded:
             recorded = {n: v for n, v in _train(spec, dataset, device).tensors.items() if n.startswith("seen/")}
         save_tensors(path, recorded, {})
         stored = recorded, {}
@@ -140,6 +143,46 @@ def _untrained(spec: VictimSpec, dataset: Dataset, device: torch.device) -> tupl
     protection = Protection([registry.load_defense(ref) for ref in spec.defenses], root.child("noise"))
     parts = split(whole, spec.cut_reached, spec.tail)
     return protection, protection.prepare(parts.to(device), dataset.victim.to(device))
+
+
+def _frozen_pass(
+    spec: VictimSpec, dataset: Dataset, device: torch.device, tensors: dict[str, Tensor], batch_size: int
+) -> dict[str, Tensor]:
+    """What the server sees of the watched samples in one pass that updates nothing, as named tensors."""
+    assert spec.watch is not None  # asked for by the watch
+    protection, parts = _untrained(spec, dataset, device)
+    if protection.defenses:
+        raise UserError("suite: key watch.batch_size watches undefended victims only; leave it out or the defenses")
+    _restore(parts, protection, tensors, device)
+    for part in parts.parts().values():
+        part.train()
+    training = Training(
+        head=parts.head,
+        body=parts.body,
+        tail=parts.tail,
+        # No step moves anything; the optimisers clear the gradients.
+        optimisers={n: torch.optim.SGD(p.parameters(), lr=0.0) for n, p in parts.parts().items() if _learns(p)},
+        n_records=len(dataset.victim),
+        batch_size=batch_size,
+        epochs=1,
+        rng=_root(spec).child("frozen pass"),
+    )
+    targets, known = _watched(spec.watch, dataset)
+    watcher = TrainingWatcher(targets, known, training.reduction)
+    watched = torch.zeros(len(dataset.victim), dtype=torch.bool, device="cpu")
+    watched[torch.cat([targets, known])] = True
+    wire = Wire(watcher.receive)
+    for number, ids in enumerate(batches(training, training.rng.child("batches", batch_size))):
+        if not bool(watched[ids].any()):
+            continue
+        at = ids.to(device)
+        with isolated(training.rng.child("modules", number)):
+            split_step(
+                training, protection, Step(dataset.victim.images[at], dataset.victim.labels[at], ids, 0, number), wire
+            )
+        if training.tail is not None:
+            watcher.disclose(training.tail, ids, 0)
+    return {f"seen/{name}": value.contiguous() for name, value in watcher.view().to_tensors().items()}
 
 
 def _train(spec: VictimSpec, dataset: Dataset, device: torch.device, report: Report = lambda _: None) -> _Trained:
@@ -189,7 +232,7 @@ def _training(spec: VictimSpec, parts: Split, n_records: int, rng: Rng) -> Train
         optimisers={
             name: torch.optim.Adam(part.parameters(), lr=spec.learning_rate, amsgrad=True)
             for name, part in parts.parts().items()
-            if any(True for _ in part.parameters())
+            if _learns(part)
         },
         n_records=n_records,
         batch_size=spec.batch_size,
@@ -198,27 +241,37 @@ def _training(spec: VictimSpec, parts: Split, n_records: int, rng: Rng) -> Train
     )
 
 
+def _learns(part: nn.Module) -> bool:
+    return any(True for _ in part.parameters())
+
+
 def _watcher(spec: VictimSpec, dataset: Dataset, training: Training) -> TrainingWatcher | None:
-    if spec.watch is None:
+    if spec.watch is None or spec.watch.batch_size is not None:
         return None
     if spec.epochs == 0:
         raise UserError(
-            "suite: a training-phase attack needs a victim that trains; set training.epochs to 1 or more "
-            "or use phase inference"
+            "suite: a training-phase attack needs a victim that trains; set training.epochs to 1 or more, "
+            "watch one frozen pass (watch.batch_size), or use phase inference"
         )
-    targets = choose_targets(dataset.victim, spec.watch.rule)
+    targets, known = _watched(spec.watch, dataset)
+    return TrainingWatcher(targets, known, training.reduction)
+
+
+def _watched(watch: Watch, dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """Positions in the victim part of the targets and of the samples whose labels may be known."""
+    targets = choose_targets(dataset.victim, watch.rule)
     taken = torch.zeros(len(dataset.victim), dtype=torch.bool, device="cpu")
     taken[targets] = True
     known: list[Tensor] = []
     for label in range(dataset.n_classes):
         free = ((dataset.victim.labels.cpu() == label) & ~taken).nonzero().flatten()
-        if len(free) < spec.watch.known_per_class:
+        if len(free) < watch.known_per_class:
             raise UserError(
-                f"suite: key watch.known_per_class={spec.watch.known_per_class} leaves too few samples of class "
+                f"suite: key watch.known_per_class={watch.known_per_class} leaves too few samples of class "
                 f"{dataset.class_names[label]!r}; lower it or watch fewer targets"
             )
-        known.append(free[: spec.watch.known_per_class])
-    return TrainingWatcher(targets, torch.cat(known), training.reduction)
+        known.append(free[: watch.known_per_class])
+    return targets, torch.cat(known)
 
 
 def _weights(parts: Split, *, shared: bool) -> dict[str, Tensor]:

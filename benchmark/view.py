@@ -41,8 +41,10 @@ class Knowledge(StrEnum):
     WEIGHT_GRADIENTS = "weight gradients"
 
 
-def threat_model(knowledge: Iterable[Knowledge]) -> str:
+def threat_model(knowledge: Iterable[Knowledge], assumed: str | None = None) -> str:
     """Name of the threat model that grants exactly `knowledge`; architecture is always granted.
+
+    An attacker who takes the model `assumed` for the client's knows `architecture of ASSUMED` in its place.
 
     `white box` and `weight gradients` are models of their own; the others are written `architecture+auxiliary+query`.
     Knowing the defense is a stance, not a threat model: it does not change the name.
@@ -52,7 +54,9 @@ def threat_model(knowledge: Iterable[Knowledge]) -> str:
         return "weight gradients"
     if Knowledge.CLIENT_WEIGHTS in granted:
         return "white box"
-    return "+".join(k for k in Knowledge if k in granted or k is Knowledge.ARCHITECTURE)
+    named = [str(k) for k in Knowledge if k in granted]
+    architecture = str(Knowledge.ARCHITECTURE) if assumed is None else f"{Knowledge.ARCHITECTURE} of {assumed}"
+    return "+".join([architecture, *(name for name in named if name != Knowledge.ARCHITECTURE)])
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark import registry
 from benchmark.cell import Cell, Plan, TargetRule, VictimSpec, content_key
 from benchmark.data import Dataset
 from tests.specs import WATCH, cell_of, victim_spec
@@ -19,7 +20,9 @@ def test_a_key_ignores_the_order_of_a_dictionary(value: dict[str, object]) -> No
 
 
 def test_a_cell_survives_its_own_json(digits: Dataset) -> None:
-    cell = cell_of(victim_spec(digits, "gaussian_noise:relative=0.5", watch=WATCH), "known_client")
+    assumed = registry.reference("model", "mnist_net_4x4")
+    spec = victim_spec(digits, "gaussian_noise:relative=0.5", watch=replace(WATCH, batch_size=2))
+    cell = cell_of(spec, "known_client", assumed=assumed)
     again = Cell.from_json(json.loads(json.dumps(cell.to_json())))
     assert (again.key(), again.axes()) == (cell.key(), cell.axes())
 
@@ -37,8 +40,21 @@ def test_everything_that_changes_an_outcome_changes_the_key(digits: Dataset) -> 
         replace(cell, precision="bf16"),
         replace(cell, attack=replace(cell.attack, digest="f" * 64)),
         replace(cell, attack=replace(cell.attack, version=99)),
+        replace(cell, assumed=registry.reference("model", "mnist_net_4x4")),
+        cell_of(victim_spec(digits, watch=WATCH), "known_client"),
+        cell_of(victim_spec(digits, watch=replace(WATCH, batch_size=1)), "known_client"),
     ]
     assert len({cell.key(), *(other.key() for other in others)}) == len(others) + 1
+
+
+def test_a_watch_of_epochs_has_the_key_it_had_before_there_was_another() -> None:
+    assert WATCH.identity() == {"rule": {"how": "per_class", "n": 2, "seed": 0}, "known_per_class": 1}
+
+
+def test_a_batch_that_was_watched_alone_shows_in_the_axes(digits: Dataset) -> None:
+    spec = victim_spec(digits, topology="u_shaped", tail="fc3", watch=replace(WATCH, batch_size=64))
+    assert cell_of(spec, "bias_sign", phase="training").axes().targets == "first_of_class; frozen batches of 64"
+    assert cell_of(spec, "known_client").axes().targets == "first_of_class"
 
 
 def test_where_a_plugin_lies_does_not_change_the_key(digits: Dataset) -> None:

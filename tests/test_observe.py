@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from attacks.base import Attack, Budget, Finding, Goal, Progress
+from benchmark import registry
 from benchmark.cell import TargetRule
 from benchmark.data import Dataset
 from benchmark.errors import NotGranted
@@ -140,7 +141,16 @@ def test_an_attack_that_overwrites_its_view_changes_nothing_for_the_harness(
     assert float(next(seen_by().view.body.parameters()).abs().sum()) > 0
 
 
+def test_the_view_is_of_the_architecture_that_the_attacker_assumes(seen_by: Callable[..., Observation]) -> None:
+    assumed = registry.reference("model", "mnist_net_4x4")
+    view = seen_by(u_shaped=False, assumed=assumed).view
+    head = view.new_head(view.rng("head"))
+    assert head.get_submodule("conv1").kernel_size == (4, 4)
+    assert head(torch.zeros(1, 1, 28, 28)).shape[1:] == view.smashed.shape[2:]
+
+
 def test_threat_models_are_named_by_what_is_granted() -> None:
+    assert threat_model({Knowledge.QUERY}, "other_net") == "architecture of other_net+query"
     assert threat_model([]) == "architecture"
     assert threat_model([Knowledge.QUERY, Knowledge.AUXILIARY]) == "architecture+auxiliary+query"
     assert threat_model([Knowledge.CLIENT_WEIGHTS]) == "white box"

@@ -127,6 +127,34 @@ def test_only_victims_that_training_attacks_meet_are_watched(folder: Path) -> No
     assert watched == {("vanilla", False), ("u_shaped", True)}
 
 
+FROZEN = SUITE.replace(
+    "    tail: fc3\n",
+    "    tail: fc3\n    training: {epochs: 0}\n"
+    "    watch: {targets: {how: per_class, n: 4}, known_per_class: 1, batch_size: 1}\n",
+).replace('[none, "./d.py:Relabelled"]', "[none]")
+
+
+def test_an_untrained_victim_can_be_watched_in_a_frozen_pass(folder: Path) -> None:
+    found = [cell for cell in plan(suite(folder, FROZEN)).cells if cell.phase == "training"]
+    assert [(cell.victim.epochs, cell.views, cell.targets.n, cell.axes().victim) for cell in found] == [
+        (0, 1, 4, "untrained")
+    ] * 2
+
+
+def test_a_frozen_pass_is_no_place_for_a_defense(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"relabelled acts in training, but watch\.batch_size shows"):
+        plan(suite(folder, FROZEN.replace("    defenses: [none]\n", '    defenses: [none, "./d.py:Relabelled"]\n')))
+
+
+def test_an_attacker_may_assume_another_architecture_in_a_threat_model_of_its_own(folder: Path) -> None:
+    made = plan(suite(folder, SUITE.replace('["./a.py:Blank"]', '[{attack: "./a.py:Blank", assumes: mnist_net_4x4}]')))
+    found = [cell for cell in made.cells if cell.victim.topology == "vanilla"]
+    assert {cell.threat_model for cell in found} == {"architecture of mnist_net_4x4+auxiliary"}
+    assert {(cell.victim.model.name, cell.assumed and cell.assumed.name) for cell in found} == {
+        ("mnist_net", "mnist_net_4x4")
+    }
+
+
 def test_a_group_holds_cells_of_one_shape_and_at_most_its_size(folder: Path) -> None:
     made = plan(suite(folder))
     for group in made.groups:
@@ -239,6 +267,16 @@ def test_what_no_block_can_take_is_refused(folder: Path) -> None:
             "attack asked: wants 1 known labels a class, but the suite's watch keeps 0",
         ),
         ("epochs: 2", "epochs: 0", "attack asked: phase training needs epochs"),
+        (
+            '["./a.py:Blank"]',
+            "[{attack: known_client, assumes: mnist_net_4x4}]",
+            "attack known_client: is granted the client's own weights or their gradients; leave assumes: mnist_net_4x4",
+        ),
+        (
+            '["./a.py:Blank"]',
+            '[{attack: "./a.py:Blank", assumes: mnist_nett}]',
+            "block 'inputs': there is no model 'mnist_nett'.*did you mean 'mnist_net'",
+        ),
         (
             "phase: training",
             "phase: training, views: 3",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,34 @@ def test_the_gradient_of_the_last_bias_is_that_of_the_whole_batch(digits: Datase
     assert seen is not None
     bias = seen.weight_gradients["fc3.bias"]
     torch.testing.assert_close(bias.sum(-1), torch.zeros(2, 30), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("epochs", "batch_size"), [(0, 1), (0, 64), (1, 1)])
+def test_a_frozen_pass_shows_one_step_whatever_the_victim_was_trained_with(
+    digits: Dataset, cache: Path, epochs: int, batch_size: int
+) -> None:
+    watch = replace(WATCH, batch_size=batch_size)
+    spec = victim_spec(digits, topology="u_shaped", tail="fc3", epochs=epochs, watch=watch)
+    victim = obtain_victim(spec, digits, cache, CPU)
+    assert victim.seen is not None
+    assert torch.equal(victim.seen.batch_sizes, torch.full((1, 30), batch_size))
+    images = digits.victim.images[victim.seen.positions]
+    torch.testing.assert_close(victim.seen.smashed[0], victim.smash(images, victim.protection), atol=1e-5, rtol=0)
+
+
+def test_alone_in_its_batch_a_sample_gives_the_gradient_of_its_own_loss(digits: Dataset, cache: Path) -> None:
+    spec = victim_spec(digits, topology="u_shaped", tail="fc3", epochs=0, watch=replace(WATCH, batch_size=1))
+    victim = obtain_victim(spec, digits, cache, CPU)
+    assert victim.seen is not None
+    bias = victim.seen.weight_gradients["fc3.bias"][0]
+    assert torch.equal(bias.argmin(1), digits.victim.labels[victim.seen.positions])
+
+
+def test_a_frozen_pass_moves_no_weight_and_trains_no_victim_again(digits: Dataset, tmp_path: Path) -> None:
+    plain = obtain_victim(victim_spec(digits), digits, tmp_path, CPU)
+    spec = victim_spec(digits, topology="u_shaped", tail="fc3", watch=replace(WATCH, batch_size=1))
+    assert spec.weights_key() == plain.spec.weights_key()
+    assert same(plain, obtain_victim(spec, digits, tmp_path, CPU))
 
 
 def test_watching_an_untrained_victim_is_refused(digits: Dataset, cache: Path) -> None:

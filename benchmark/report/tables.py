@@ -55,6 +55,8 @@ ATTACKS_PRINTED = (
     "psnr_aligned", "mse_raw", "identification", "recognition", "label_accuracy", "label_advantage", "steal_accuracy",
     "steal_advantage", "controls", "converged", "n_done",
 )  # fmt: skip
+# In a suite of several, attacks could not be told apart without them.
+ATTACK_PLACES = ("dataset", "model", "tail", "victim", "targets")
 HEADERS = {
     "utility_drop": "drop",
     "leakage_change": "change",
@@ -222,7 +224,8 @@ def printed(
 def printed_attacks(frame: pd.DataFrame, attacks: Mapping[Variant, str]) -> pd.DataFrame:
     """The attacks (controls stand in a column beside each) with the columns that a reader needs, as text."""
     frame = frame[frame["role"] != "control"]
-    shown = frame[list(ATTACKS_PRINTED)].map(text)
+    places = [name for name in ATTACK_PLACES if len(set(frame[name].dropna())) > 1]
+    shown = frame[[*places, *ATTACKS_PRINTED]].map(text)
     shown["defense"] = [_named(row) for row in _dicts(frame)]
     shown["attack"] = [
         text(attacks[row["attack"], row["attack_params"]]) + _badge(row["planted"]) for row in _dicts(frame)
