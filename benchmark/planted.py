@@ -26,6 +26,8 @@ from benchmark.executors.attempt import failure_of
 from benchmark.finding import Budget
 from benchmark.observe import observe
 from benchmark.scoring import Scores, score_finding
+from benchmark.seeds import Rng
+from benchmark.shield import shielded
 from benchmark.victim import Victim, obtain_victim
 from benchmark.view import Knowledge, Phase, Topology, threat_model
 
@@ -235,7 +237,8 @@ def _attacked(attack: Attack, ref: PluginRef, client: PlantedClient) -> tuple[in
     victim = _trained(client)
     seen = observe(cell, victim, data, attack)
     started = time.perf_counter()
-    found = attack.run([seen.view], Budget(), lambda _: None)
+    with shielded(Rng("global streams", "planted", ref.name)):
+        found = attack.run([seen.view], Budget(), lambda _: None)
     seconds = time.perf_counter() - started
     if not isinstance(found, list) or len(found) != 1:
         raise PluginError(f"attack {ref.name}: run returned {found!r:.60} for one view; return a list with one finding")

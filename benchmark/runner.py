@@ -25,6 +25,7 @@ from benchmark.planted_verdicts import Verdict, verdict_key, with_verdict
 from benchmark.record import Record
 from benchmark.scoring import assemble, score_finding
 from benchmark.seeds import Rng
+from benchmark.shield import shielded
 from benchmark.tensors import save_tensors
 from benchmark.victim import Victim, obtain_victim
 
@@ -113,12 +114,16 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
     dataset = _dataset(first.victim.dataset, context.data_root, context.perturbation)
     recogniser = _recogniser(group, context)
     victims = [_victim(cell.victim, context) for cell in group.cells]
-    # Before any view is made: until then no hook has drawn anything that it could keep.
-    clients = [client_evidence(victim, dataset) for victim in victims]
-    observations = [observe(cell, victim, dataset, attack) for cell, victim in zip(group.cells, victims, strict=True)]
+    clients, observations = [], []
+    for cell, victim in zip(group.cells, victims, strict=True):
+        with shielded(_stream("observed", cell)):
+            # Before its view is made: until then no hook has drawn anything that it could keep.
+            clients.append(client_evidence(victim, dataset))
+            observations.append(observe(cell, victim, dataset, attack))
     restart_peak_memory()
     started = time.perf_counter()
-    findings = attack.run([seen.view for seen in observations], Budget(context.memory), progress)
+    with shielded(_stream("attack", first)):
+        findings = attack.run([seen.view for seen in observations], Budget(context.memory), progress)
     seconds = time.perf_counter() - started
     if not isinstance(findings, list) or len(findings) != len(group.cells):
         raise PluginError(
@@ -127,22 +132,23 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
         )
     for cell, victim, client, seen, finding in zip(group.cells, victims, clients, observations, findings, strict=True):
         undefended = _victim(cell.victim.undefended(), context)
-        scores = score_finding(cell, victim, dataset, seen, finding, recogniser, undefended=undefended)
-        # Before the record: a record that is stored has its images.
-        if context.images is not None and "reconstruct" in cell.goals:
-            _keep_images(Path(context.images), cell, finding, scores.convergence["checkpoint"])
-        record = assemble(
-            cell,
-            victim,
-            dataset,
-            seen,
-            scores,
-            suite=context.suite,
-            suite_digest=context.suite_digest,
-            undefended=undefended,
-            evidence=client | target_evidence(victim, dataset, seen.truth, cell.phase),
-            run=_run_facts(cell, context, seconds / len(group.cells)),
-        )
+        with shielded(_stream("scored", cell)):
+            scores = score_finding(cell, victim, dataset, seen, finding, recogniser, undefended=undefended)
+            # Before the record: a record that is stored has its images.
+            if context.images is not None and "reconstruct" in cell.goals:
+                _keep_images(Path(context.images), cell, finding, scores.convergence["checkpoint"])
+            record = assemble(
+                cell,
+                victim,
+                dataset,
+                seen,
+                scores,
+                suite=context.suite,
+                suite_digest=context.suite_digest,
+                undefended=undefended,
+                evidence=client | target_evidence(victim, dataset, seen.truth, cell.phase),
+                run=_run_facts(cell, context, seconds / len(group.cells)),
+            )
         yield with_verdict(record, verdict)
     progress(1.0)
 
@@ -201,13 +207,15 @@ def _intended_targets(cell: Cell, context: RunContext) -> dict[str, Any]:
 
 
 def _victim(spec: VictimSpec, context: RunContext, progress: Progress = lambda _: None) -> Victim:
-    return obtain_victim(
-        spec,
-        _dataset(spec.dataset, context.data_root, context.perturbation),
-        Path(context.cache),
-        chosen_device(context.device),
-        progress,
-    )
+    dataset = _dataset(spec.dataset, context.data_root, context.perturbation)
+    # Without the defense, as everything that is drawn for a victim.
+    with shielded(Rng("global streams", "victim", spec.dataset, spec.model.name, spec.seed)):
+        return obtain_victim(spec, dataset, Path(context.cache), chosen_device(context.device), progress)
+
+
+def _stream(purpose: str, cell: Cell) -> Rng:
+    # What plug-ins find in the global streams: the same on every victim, as all that an attack draws.
+    return Rng("global streams", purpose, cell.attack.name, cell.attack_seed)
 
 
 def _recogniser(group: Group, context: RunContext) -> Recogniser | None:

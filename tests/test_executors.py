@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from benchmark.cell import Cell, Group
 from benchmark.errors import UserError
@@ -43,6 +46,12 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> RunContext:
 def by_name(records: list[Record]) -> dict[tuple[str, str], Record]:
     assert len({record.key for record in records}) == len(records)
     return {(record.axes.attack, record.axes.params): record for record in records}
+
+
+def outcome(record: Record) -> Record:
+    """The record without what a clock or the operating system says."""
+    timed = {"training_seconds", "time_ratio"}
+    return replace(record, run={}, cost={name: value for name, value in record.cost.items() if name not in timed})
 
 
 def inline_records(groups: list[Group], context: RunContext) -> dict[tuple[str, str], Record]:
@@ -122,6 +131,40 @@ def test_only_errors_raised_on_purpose_leave_the_process_trusted() -> None:
 def test_a_cell_keeps_its_key_on_the_way_to_another_process(group_of: Callable[..., Group]) -> None:
     for cell in group_of("Steady").cells:
         assert Cell.from_json(json.loads(json.dumps(cell.to_json()))).key() == cell.key()
+
+
+@pytest.mark.parametrize("attack", ["Unsettles", "Overwrites", "Forks", "ForksAndRaises", "DrawsGlobally"])
+def test_an_attack_that_touches_what_is_not_its_own_harms_nobody(
+    attack: str, group_of: Callable[..., Group], context: RunContext
+) -> None:
+    alone = inline_records([group_of("Steady:mark=1")], context)
+    folder = os.getcwd()
+    beside = inline_records([group_of(attack), group_of("Steady:mark=1")], context)
+    assert {record.status for record in beside.values()} == {"done"}
+    assert len(beside) == 4
+    assert os.getcwd() == folder
+    for name, record in alone.items():
+        assert outcome(beside[name]) == outcome(record)
+
+
+def test_an_attack_that_writes_into_its_view_is_scored_on_what_was_there(
+    group_of: Callable[..., Group], context: RunContext
+) -> None:
+    written = inline_records([group_of("Overwrites")], context)
+    steady = inline_records([group_of("Steady")], context)
+    for params in ("sigma=0.1", "sigma=5.0"):
+        ours, theirs = written["overwrites", params], steady["steady", params]
+        assert (ours.per_image, ours.controls, ours.utility) == (theirs.per_image, theirs.controls, theirs.utility)
+
+
+def test_an_attack_that_draws_from_global_streams_finds_the_same_whatever_ran_before(
+    group_of: Callable[..., Group], context: RunContext
+) -> None:
+    first = inline_records([group_of("DrawsGlobally")], context)
+    torch.manual_seed(5)
+    again = inline_records([group_of("Steady"), group_of("DrawsGlobally")], context)
+    for name, record in first.items():
+        assert outcome(again[name]) == outcome(record)
 
 
 @pytest.fixture(scope="module")

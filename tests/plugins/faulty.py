@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import sys
@@ -10,12 +11,13 @@ import time
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 
 from attacks.base import Attack, Progress
 from benchmark.finding import Budget, Finding
-from benchmark.view import ServerView
+from benchmark.view import Knowledge, ServerView
 
 
 class Steady(Attack):
@@ -150,4 +152,100 @@ class Chatters(Steady):
             with open(self.note, "w") as file:
                 file.write(str(os.getpid()))
             time.sleep(600)
+        return super().run(views, budget, progress)
+
+
+class Clones(Steady):
+    """Answers every view with a fresh head; the harness has no classifier to train for what reconstructs nothing."""
+
+    name: ClassVar[str] = "clones"
+    goals: ClassVar = ("steal",)
+
+    def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
+        return [Finding(clone=view.new_head(view.rng("guess", self.mark))) for view in views]
+
+
+class Leaks(Faulty):
+    """Takes memory and never gives it back."""
+
+    name: ClassVar[str] = "leaks"
+
+    def fail(self) -> None:
+        kept = []
+        while True:
+            kept.append(torch.ones(2**24, device="cpu"))
+            time.sleep(0.02)
+
+
+class DrawsGlobally(Steady):
+    """Guesses with numbers from the global streams of torch, numpy and Python, and seeds them anew behind itself."""
+
+    name: ClassVar[str] = "draws_globally"
+
+    def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
+        found = []
+        for view in views:
+            level = 0.5 * np.random.rand() + 0.5 * random.random()  # noqa: NPY002
+            guess = level * torch.rand(1, view.n, *view.image_shape, device="cpu")
+            found.append(Finding(guess.to(view.device)))
+        for seed in (torch.manual_seed, np.random.seed, random.seed):
+            seed(int.from_bytes(os.urandom(4), "big"))
+        return found
+
+
+class Unsettles(Steady):
+    """Leaves torch with other settings, and the process in another folder, than it found."""
+
+    name: ClassVar[str] = "unsettles"
+
+    def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
+        found = super().run(views, budget, progress)
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        torch.set_float32_matmul_precision("medium")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        os.chdir("/")
+        return found
+
+
+class Overwrites(Steady):
+    """Writes into every tensor that it is handed."""
+
+    name: ClassVar[str] = "overwrites"
+
+    def knowledge(self) -> frozenset[Knowledge]:
+        return super().knowledge() | {Knowledge.AUXILIARY, Knowledge.DEFENSE, Knowledge.CLIENT_WEIGHTS}
+
+    def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
+        found = super().run(views, budget, progress)
+        for view in views:
+            part = view.auxiliary
+            states = [defense.state for defense in view.protection.defenses]
+            modules = [*view.body.state_dict().values(), *view.client_head.state_dict().values()]
+            given = [view.smashed, part.images, part.labels, part.ids, *modules]
+            for tensor in given + [value for state in states for value in state.values()]:
+                tensor.fill_(7)
+        return found
+
+
+class Forks(Steady):
+    """Splits its process in two, and both go on."""
+
+    name: ClassVar[str] = "forks"
+
+    def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
+        os.fork()
+        return super().run(views, budget, progress)
+
+
+class ForksAndRaises(Steady):
+    """Splits its process in two; the new one raises, the old one goes on."""
+
+    name: ClassVar[str] = "forks_and_raises"
+
+    def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
+        if os.fork() == 0:
+            raise ValueError("in the child")
         return super().run(views, budget, progress)
