@@ -158,6 +158,30 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A name from a
 
 
 @app.command()
+def speed(
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="LINE", help="Only this line of the table; may be repeated.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("-o", metavar="FILE", help="Write the table there too, into its marked part.")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", metavar="PATH", help="Checkout of the published code to compare with."),
+    ] = None,
+    data_root: DataRoot = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Turns of each program that count.")] = 5,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes of one thread.", show_default="one a core")
+    ] = None,
+) -> None:
+    """Measure the speed of this machine and version, side by side with the published loop; ten minutes."""
+    from benchmark.commands import speed as measuring
+
+    raise typer.Exit(measuring.speed(measuring.Asked(tuple(only or ()), file, reference, data_root, repeats, workers)))
+
+
+@app.command()
 def env(data_root: DataRoot = None) -> None:
     """Show what results made here depend on: versions, device, threads, data root."""
     from benchmark.commands.machine import show_environment
