@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 
-Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help="md, csv, tex or json.")]
+Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help="md, csv, tex, json or html.")]
 
 
 @app.command()

@@ -74,7 +74,14 @@ def called(*arguments: str) -> int:
 
 def test_a_run_leaves_tables_records_and_victims(there: Path) -> None:
     out = there / "unsplit-bench-out"
-    tables = {"leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.json", "attacks.csv"}
+    tables = {
+        "leaderboard.md",
+        "leaderboard.csv",
+        "leaderboard.tex",
+        "leaderboard.json",
+        "leaderboard.html",
+        "attacks.csv",
+    }
     assert {path.name for path in (out / "tiny").iterdir()} >= tables
     assert (out / "store.sqlite").is_file()
     assert list((out / "victims").glob("*.safetensors"))

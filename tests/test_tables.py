@@ -297,8 +297,8 @@ def test_the_terminal_shows_one_mark_a_cell_and_the_exit_code() -> None:
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="--format html: no such format; choose one of: md, csv, tex, json"):
-        render(board(), "html")
+    with pytest.raises(UserError, match="--format pdf: no such format; choose one of: md, csv, tex, json, html"):
+        render(board(), "pdf")
 
 
 def test_all_formats_are_written_into_a_folder(tmp_path: Path) -> None:
@@ -308,6 +308,7 @@ def test_all_formats_are_written_into_a_folder(tmp_path: Path) -> None:
         "leaderboard.csv",
         "leaderboard.tex",
         "leaderboard.json",
+        "leaderboard.html",
         "attacks.csv",
     ]
     assert (tmp_path / "new" / "folder" / "leaderboard.csv").read_bytes().decode() == render(board(), "csv")

@@ -1,4 +1,4 @@
-"""The leaderboard as text: Markdown, CSV, LaTeX and JSON, the same to the byte from the same records.
+"""The leaderboard as text: Markdown, CSV, LaTeX, JSON and HTML, the same to the byte from the same records.
 
 Names come from plug-ins, so every cell is escaped for the format it is written in. A gap is an empty field in CSV,
 null in JSON, and a dash elsewhere. Where the worst attack did not converge, the printed tables show leakage as a lower
@@ -73,7 +73,7 @@ def render(board: Leaderboard, form: str) -> str:
 
     Args:
         board: As `benchmark.leaderboard.leaderboard` gives it.
-        form: `md`, `csv`, `tex` or `json`.
+        form: `md`, `csv`, `tex`, `json` or `html`.
 
     Raises:
         UserError: There is no such format.
@@ -84,7 +84,7 @@ def render(board: Leaderboard, form: str) -> str:
 
 
 def write(board: Leaderboard, folder: Path) -> list[Path]:
-    """Write `leaderboard.{md,csv,tex,json}` and `attacks.csv` into a folder, and return their paths.
+    """Write `leaderboard.{md,csv,tex,json,html}` and `attacks.csv` into a folder, and return their paths.
 
     Raises:
         UserError: The folder cannot be written to.
@@ -311,9 +311,17 @@ def _md_table(frame: pd.DataFrame) -> list[str]:
     return [lines[0], "|" + " --- |" * len(frame.columns), *lines[1:]]
 
 
+def _html(board: Leaderboard) -> str:
+    # Imported late: the page is made of what stands here.
+    from benchmark.report.page import to_html
+
+    return to_html(board)
+
+
 FORMATS: dict[str, Callable[[Leaderboard], str]] = {
     "md": to_markdown,
     "csv": lambda board: to_csv(board.rows),
     "tex": to_latex,
     "json": to_json,
+    "html": _html,
 }
