@@ -1,4 +1,4 @@
-"""The most memory that was in use at once since a given moment."""
+"""The most memory that was in use at once since a given moment, and errors that say there is no more."""
 
 from __future__ import annotations
 
@@ -31,3 +31,16 @@ def peak_memory() -> int:
         usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         resident = usage if sys.platform == "darwin" else usage * 1024
     return max(resident, torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else resident
+
+
+def no_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, on whatever device.
+
+    PyTorch raises `torch.OutOfMemoryError` on accelerators, a plain `RuntimeError` from its allocator on the CPU
+    ("DefaultCPUAllocator: can't allocate memory" on POSIX, "not enough memory" on Windows) or from a library
+    ("could not create a memory object", oneDNN; "std::bad_alloc", C++).
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = ("can't allocate memory", "not enough memory", "bad_alloc", "could not create a memory")
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in said)

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from benchmark.memory import peak_memory, restart_peak_memory
+from benchmark.memory import no_memory, peak_memory, restart_peak_memory
 
 MANY = 64 * 1024**2
 
@@ -22,3 +23,19 @@ def test_a_restarted_peak_forgets_what_was_freed_before() -> None:
     del large
     restart_peak_memory()
     assert high - peak_memory() > MANY // 2
+
+
+def test_what_the_allocator_says_when_memory_is_short_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**60)
+    assert no_memory(refused.value)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_errors_of_python_and_of_accelerators_are_recognised(error: Exception) -> None:
+    assert no_memory(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes cannot be multiplied"), ValueError("not enough memory")])
+def test_other_errors_are_not_about_memory(error: Exception) -> None:
+    assert not no_memory(error)

@@ -13,7 +13,8 @@ from attacks.clients.defended_path import ClientModel, DefendedPath
 from attacks.clients.observed import observed
 from attacks.inversion.alternate import Defended, Outcome, Schedule, alternate
 from benchmark.finding import Finding
-from benchmark.lanes import Lanes, bytes_per_lane, chunks
+from benchmark.lane_chunks import chunked, rising
+from benchmark.lanes import Lanes, bytes_per_lane
 from benchmark.view import ServerView
 
 
@@ -113,18 +114,21 @@ def solve(
 ) -> tuple[Outcome, list[nn.Module]]:
     """Run all lanes in chunks that fit the memory; their outcome and the heads they ended with."""
     lane_bytes = bytes_per_lane(problems.heads[0], problems.starts[0])
-    outcomes, heads = list[Outcome](), list[nn.Module]()
-    for run in chunks(len(problems.heads), lane_bytes, budget_bytes):
+    tell = rising(progress)
 
-        def partly(fraction: float, start: int = run.start, size: int = len(run)) -> None:
-            progress((start + fraction * size) / len(problems.heads))
-
+    def work(run: range) -> tuple[Outcome, list[nn.Module]]:
         part = slice(run.start, run.stop)
         lanes = Lanes(problems.heads[part])
         given = problems.sent.part(part)
-        outcomes.append(alternate(lanes, problems.starts[part], given.targets, schedule, partly, given.defended()))
-        heads += [lanes.head(lane) for lane in range(len(lanes))]
-    return Outcome.joined(outcomes), heads
+
+        def partly(fraction: float) -> None:
+            tell((part.start + fraction * len(run)) / len(problems.heads))
+
+        outcome = alternate(lanes, problems.starts[part], given.targets, schedule, partly, given.defended())
+        return outcome, [lanes.head(lane) for lane in range(len(lanes))]
+
+    done = chunked(len(problems.heads), lane_bytes, budget_bytes, work)
+    return Outcome.joined([outcome for outcome, _ in done]), [head for _, heads in done for head in heads]
 
 
 def both(real: Finding, added: Finding) -> Finding:
