@@ -85,6 +85,9 @@ class UnSplit(Attack):
         "own_loss", description="which restart's images are given back: lowest feature loss, or what all agree on"
     )
     checkpoints: int = Field(4, ge=1, le=100, description="equally spaced moments whose images are kept, end included")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="what convolutions' products are computed in; weights and losses stay in float32"
+    )
 
     def schedule(self) -> Schedule:
         """The optimisation these parameters ask for."""
@@ -98,6 +101,7 @@ class UnSplit(Attack):
             tv=self.tv,
             l2=preset if self.l2 is None else self.l2,
             checkpoints=self.checkpoints,
+            precision=self.precision,
         )
 
     def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:

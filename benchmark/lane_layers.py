@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 Stacked = Mapping[str, Tensor]
+Precision = Literal["float32", "bfloat16"]
 
 
 class Stage(ABC):
@@ -71,10 +72,15 @@ class Dense(Stage):
 
 
 class Convolution(Stage):
-    """`nn.Conv2d` as one convolution with a group a lane."""
+    """`nn.Conv2d` as one convolution with a group a lane.
 
-    def __init__(self, module: nn.Conv2d, weight: str, bias: str | None) -> None:
+    With `bfloat16` its products, and those of its gradients, are of numbers rounded to 8 bits; what enters and leaves
+    stays as it is.
+    """
+
+    def __init__(self, module: nn.Conv2d, weight: str, bias: str | None, precision: Precision = "float32") -> None:
         self.module, self.weight, self.bias = module, weight, bias
+        self.rounded = torch.bfloat16 if precision == "bfloat16" else None
 
     def weights(self, stacked: Stacked) -> tuple[Tensor, Tensor | None]:
         """Weight [L * out, in, k, k] and bias [L * out]."""
@@ -86,6 +92,9 @@ class Convolution(Stage):
         weight, bias = weights
         lanes, module = seen.shape[0], self.module
         side_by_side = seen.transpose(0, 1).flatten(1, 2)
+        if self.rounded is not None:
+            side_by_side, weight = side_by_side.to(self.rounded), weight.to(self.rounded)
+            bias = None if bias is None else bias.to(self.rounded)
         grouped = F.conv2d(
             side_by_side,
             weight,
@@ -95,7 +104,7 @@ class Convolution(Stage):
             dilation=module.dilation,
             groups=lanes * module.groups,
         )
-        out: Tensor = grouped.unflatten(1, (lanes, -1)).transpose(0, 1)
+        out: Tensor = grouped.to(seen.dtype).unflatten(1, (lanes, -1)).transpose(0, 1)
         return out
 
 

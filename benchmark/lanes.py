@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import stack_module_state
 
-from benchmark.lane_layers import Anything, Convolution, Dense, PerSample, Stage
+from benchmark.lane_layers import Anything, Convolution, Dense, PerSample, Precision, Stage
 from benchmark.lane_pooling import PooledConvolution
 
 # They treat every sample by itself and hold no weights, so lanes may be folded into the batch.
@@ -48,20 +48,22 @@ class Lanes:
     Args:
         heads: One a lane, of equal architecture and on one device. The same module may stand several times; all weights
             are copied.
+        precision: What the products of convolutions are computed in, where these run as such (`lane_pooling` does not);
+            all else is in the weights' own precision.
 
     Attributes:
         parameters: The trainable weights by name, [L, ...] each, leaves that require gradients.
         buffers: The other state by name, [L, ...] each; never changed.
     """
 
-    def __init__(self, heads: Sequence[nn.Module]) -> None:
+    def __init__(self, heads: Sequence[nn.Module], precision: Precision = "float32") -> None:
         state = stack_module_state(list(heads))
         self.parameters: dict[str, Tensor] = {
             k: v.detach().contiguous().requires_grad_(True) for k, v in state[0].items()
         }
         self.buffers: dict[str, Tensor] = {k: v.detach() for k, v in state[1].items()}
         self._template = copy.deepcopy(heads[0]).eval().requires_grad_(False)
-        self._stages: list[Stage] = stages(self._template)
+        self._stages: list[Stage] = stages(self._template, precision)
         self._n = len(heads)
 
     def __len__(self) -> int:
@@ -148,19 +150,19 @@ def chunks(n_lanes: int, lane_bytes: int, memory: int) -> list[range]:
     return [range(start, end) for start, end in pairwise(edges)]
 
 
-def stages(head: nn.Module) -> list[Stage]:
+def stages(head: nn.Module, precision: Precision = "float32") -> list[Stage]:
     """The stages that run `head`, first to last; its parameters are looked up by their names in it."""
     names = {id(value): name for name, value in [*head.named_parameters(), *head.named_buffers()]}
     layers = _layers(head)
     found: list[Stage] = []
     while layers:
-        stage, used = _stage(layers, names)
+        stage, used = _stage(layers, names, precision)
         found.append(stage)
         layers = layers[used:]
     return found
 
 
-def _stage(layers: Sequence[nn.Module], names: Mapping[int, str]) -> tuple[Stage, int]:
+def _stage(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Precision) -> tuple[Stage, int]:
     layer = layers[0]
     weight, bias = (names.get(id(getattr(layer, which, None))) for which in ("weight", "bias"))
     if not _hooked(layer) and weight is not None:
@@ -171,7 +173,7 @@ def _stage(layers: Sequence[nn.Module], names: Mapping[int, str]) -> tuple[Stage
             assert isinstance(layer, nn.Conv2d)
             return PooledConvolution(layer, weight, bias, rectified), used
         if type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
-            return Convolution(layer, weight, bias), 1
+            return Convolution(layer, weight, bias, precision), 1
         if type(layer) is nn.Linear:
             return Dense(weight, bias), 1
     if type(layer) in _PER_SAMPLE and not _hooked(layer):

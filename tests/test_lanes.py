@@ -262,3 +262,15 @@ def test_the_memory_of_a_lane_is_not_underestimated_nor_wildly_over(cut):
             total += event.nbytes()
             peak = max(peak, total)
     assert peak <= estimate <= 6 * peak
+
+
+def test_in_bfloat16_only_the_products_of_convolutions_are_rounded():
+    heads, x = [clone("relu1", lane) for lane in range(2)], images(4).unflatten(0, (2, 2)).requires_grad_(True)
+    exact, rounded = Lanes(heads)(x), Lanes(heads, "bfloat16")(x)
+    assert rounded.dtype == torch.float32
+    # Eight bits: a relative error of at most 2^-9 in each factor.
+    difference = (rounded - exact).abs().max()
+    assert 0 < difference < 2**-6 * exact.abs().max()
+    lanes = Lanes(heads, "bfloat16")
+    gradients = torch.autograd.grad(lanes(x).sum(), [x, *lanes.parameters.values()])
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}

@@ -221,3 +221,24 @@ def test_the_clone_given_back_explains_what_was_sent_better_than_the_one_it_star
             for head in (finding.clone, seen.new_head(seen.rng("clone", 0)))
         ]
     assert losses[0] < 0.75 * losses[1]
+
+
+def test_in_bfloat16_an_attack_ends_where_it_ends_in_float32():
+    plan = {"clone": "joint", "rounds": 10, "input_steps": 20, "model_steps": 20, "input_lr": 0.01, "model_lr": 0.01}
+    findings = [
+        run(UnSplit(precision=precision, jitter=0.01, **plan), view("conv1", n=4))[0]
+        for precision in ("float32", "bfloat16")
+    ]
+    exact, rounded = (
+        torch.stack(
+            [correlation(image, truth) for image, truth in zip(found.reconstructions[-1], images(4), strict=True)]
+        )
+        for found in findings
+    )
+    assert exact.mean() > 0.5
+    assert (exact - rounded).abs().max() < 0.02
+    assert findings[1].trace["loss"][-1] == pytest.approx(findings[0].trace["loss"][-1], rel=0.05)
+
+
+def test_precision_is_part_of_what_an_attack_is_identified_by():
+    assert UnSplit().model_dump() != UnSplit(precision="bfloat16").model_dump()

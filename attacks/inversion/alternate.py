@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attacks.clients.defended_path import DefendedPath
 from benchmark.errors import PluginError
+from benchmark.lane_layers import Precision
 from benchmark.lanes import Lanes, adam
 
 TRACE_POINTS = 50
@@ -31,6 +32,7 @@ class Schedule:
         tv: Weight of the squared total variation.
         l2: Weight of the mean squared pixel.
         checkpoints: How many images of each target are kept, at equally spaced ends of rounds, the last included.
+        precision: What convolutions' products are computed in; see `Lanes`.
     """
 
     rounds: int
@@ -41,6 +43,7 @@ class Schedule:
     tv: float
     l2: float
     checkpoints: int
+    precision: Precision = "float32"
 
     @property
     def steps(self) -> int:

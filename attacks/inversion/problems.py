@@ -118,7 +118,7 @@ def solve(
 
     def work(run: range) -> tuple[Outcome, list[nn.Module]]:
         part = slice(run.start, run.stop)
-        lanes = Lanes(problems.heads[part])
+        lanes = Lanes(problems.heads[part], schedule.precision)
         given = problems.sent.part(part)
 
         def partly(fraction: float) -> None:
