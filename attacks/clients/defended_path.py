@@ -118,6 +118,11 @@ class ClientModel:
     variance: Tensor | None = None
     random_inputs: bool = False
 
+    @property
+    def keeps_black(self) -> bool:
+        """Whether nothing is added to the images before the head on average, as a negative does."""
+        return not any(bool(model.kind.offset.any()) for model in self.inputs)
+
 
 class DefendedPath:
     """The hooks of several clients around the lanes of one program.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,15 @@ class Sent:
             return None
         return Defended(DefendedPath(self.clients, self.places, self.targets), self.weights, self.levels)
 
+    def runs(self) -> list[tuple[slice, bool]]:
+        """Neighbouring lanes whose clients keep black black before the head, or do not; with whether they do."""
+        found = list[tuple[slice, bool]]()
+        kept = [self.clients[view].keeps_black for view, _ in self.places] or [True] * len(self.targets)
+        for keeps, run in groupby(range(len(kept)), key=kept.__getitem__):
+            lanes = list(run)
+            found.append((slice(lanes[0], lanes[-1] + 1), keeps))
+        return found
+
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Sent:
         return replace(
             self,
@@ -112,22 +122,29 @@ class Problems:
 def solve(
     problems: Problems, schedule: Schedule, budget_bytes: int, progress: Callable[[float], None]
 ) -> tuple[Outcome, list[nn.Module]]:
-    """Run all lanes in chunks that fit the memory; their outcome and the heads they ended with."""
+    """Run all lanes in chunks that fit the memory; their outcome and the heads they ended with.
+
+    That images are mostly black (`Schedule.l2`) is no help where the client's defense makes another colour of it:
+    pulled to black they are bright when they enter the clone, which then saturates or dies. There it is left out.
+    """
     lane_bytes = bytes_per_lane(problems.heads[0], problems.starts[0])
     tell = rising(progress)
+    done = list[tuple[Outcome, list[nn.Module]]]()
+    for lanes_of, keeps_black in problems.sent.runs():
+        asked = schedule if keeps_black else replace(schedule, l2=0.0)
 
-    def work(run: range) -> tuple[Outcome, list[nn.Module]]:
-        part = slice(run.start, run.stop)
-        lanes = Lanes(problems.heads[part], schedule.precision)
-        given = problems.sent.part(part)
+        def work(run: range, first: int = lanes_of.start, asked: Schedule = asked) -> tuple[Outcome, list[nn.Module]]:
+            part = slice(first + run.start, first + run.stop)
+            lanes = Lanes(problems.heads[part], schedule.precision)
+            given = problems.sent.part(part)
 
-        def partly(fraction: float) -> None:
-            tell((part.start + fraction * len(run)) / len(problems.heads))
+            def partly(fraction: float) -> None:
+                tell((part.start + fraction * len(run)) / len(problems.heads))
 
-        outcome = alternate(lanes, problems.starts[part], given.targets, schedule, partly, given.defended())
-        return outcome, [lanes.head(lane) for lane in range(len(lanes))]
+            outcome = alternate(lanes, problems.starts[part], given.targets, asked, partly, given.defended())
+            return outcome, [lanes.head(lane) for lane in range(len(lanes))]
 
-    done = chunked(len(problems.heads), lane_bytes, budget_bytes, work)
+        done += chunked(lanes_of.stop - lanes_of.start, lane_bytes, budget_bytes, work)
     return Outcome.joined([outcome for outcome, _ in done]), [head for _, heads in done for head in heads]
 
 
