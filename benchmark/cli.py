@@ -95,6 +95,33 @@ def pictures(
 
 
 @app.command()
+@takes("output", "data_root")
+def gallery(
+    options: Options,
+    file: Annotated[Path, typer.Option("-o", metavar="FILE", help="The PNG file to write.")],
+    attacks: Annotated[
+        list[str] | None, typer.Option("--attack", metavar="SPEC", help="Only this attack's, as the suite writes it.")
+    ] = None,
+) -> None:
+    """Draw what attacks made of the private images at every cut, a sheet for each data set and kind of victim."""
+    from benchmark.commands.figures import write_gallery
+
+    raise typer.Exit(write_gallery(options, file, attacks or ()))
+
+
+@app.command()
+@takes(*READING)
+def depth(
+    options: Options,
+    file: Annotated[Path, typer.Option("-o", metavar="FILE", help="The SVG file to write.")],
+) -> None:
+    """Draw leakage and the accuracy of stolen heads against the depth of the cut."""
+    from benchmark.commands.figures import write_depth
+
+    raise typer.Exit(write_depth(options, file))
+
+
+@app.command()
 @takes(*MEASURING)
 def baseline(
     options: Options,

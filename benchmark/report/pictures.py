@@ -93,7 +93,7 @@ def to_png(rows: Sequence[Reconstructed]) -> bytes:
             strips.append((f"private images\n{row.record.axes.dataset}", "", row.truth))
         strips.append((label(row.record), "raw", np.clip(row.images, 0.0, 1.0)))
         strips.append(("", "aligned", align(row.images, row.truth)))
-    return _drawn(strips)
+    return draw_strips(strips)
 
 
 def label(record: Record) -> str:
@@ -147,7 +147,13 @@ def _images(path: Path, shape: tuple[int, ...]) -> Images:
     return images
 
 
-def _drawn(strips: Sequence[tuple[str, str, Images]]) -> bytes:
+def draw_strips(strips: Sequence[tuple[str, str, Images]]) -> bytes:
+    """Draw images in rows, as a PNG file.
+
+    Args:
+        strips: A label of several lines, a word beside it, and images in [0, 1], the first `SHOWN_AT_MOST` of which are
+            drawn. A row with both label and word stands apart from the one above it.
+    """
     columns = max(min(len(images), SHOWN_AT_MOST) for _, _, images in strips)
     first = _MARGIN + _LABEL + _KIND
     width = first + columns * (_IMAGE + _GAP) + _MARGIN
