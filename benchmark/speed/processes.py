@@ -43,7 +43,7 @@ class Program(Protocol):
         """Get ready, then work and call `turns.did` now and then; what is returned is the program's result."""
 
 
-class _Enough(BaseException):
+class Enough(BaseException):
     """The program is not needed any more; no plug-in's `except Exception` may hold it up."""
 
 
@@ -51,7 +51,7 @@ class Turns:
     """What a program sees of the others: it is told to go, and waits when its turn is over.
 
     Args:
-        connection: To the process that lets it go.
+        connection: To the process that lets it go; its `recv` gives `go` or `stop`.
         seconds: A turn lasts at least this long.
     """
 
@@ -79,7 +79,7 @@ class Turns:
         except EOFError:
             message = "stop"
         if message == "stop":
-            raise _Enough
+            raise Enough
         self._work, self._started = 0.0, time.perf_counter()
 
 
@@ -132,7 +132,11 @@ class Contestant:
                 raise UserError(f"speed, {self.title}: said nothing for {LIMIT_SECONDS:.0f} s; is the machine busy?")
             kind, value = self._connection.recv()
         except (EOFError, ConnectionResetError):
-            raise UserError(f"speed, {self.title}: its process ended; run it again with more memory free") from None
+            self._process.join(5)
+            raise UserError(
+                f"speed, {self.title}: its process ended with code {self._process.exitcode}; run it again with more "
+                "memory free"
+            ) from None
         if kind == "failed":
             raise UserError(f"speed, {self.title}: {value}")
         if kind != wanted:
@@ -210,7 +214,7 @@ def _carry_out(connection: Connection, program: Program, threads: int, seconds: 
     torch.set_num_threads(threads)
     try:
         connection.send(("result", program.run(Turns(connection, seconds))))
-    except _Enough:
+    except Enough:
         return
     except Exception as error:
         sentence = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
