@@ -56,6 +56,13 @@ def test_the_consensus_of_one_restart_is_that_restart():
     torch.testing.assert_close(consensus(truth.unsqueeze(0)), truth, atol=1e-5, rtol=0)
 
 
+def test_a_restart_that_agrees_with_no_other_has_no_say():
+    _, copies = disturbed(4, 0.3)
+    lost = Rng("lost").normal((1, *copies.shape[1:]))
+    same = correlation(consensus(torch.cat([copies, lost])), consensus(copies))
+    torch.testing.assert_close(same, torch.ones(3), atol=1e-4, rtol=0)
+
+
 def test_constant_and_diverged_restarts_have_no_say():
     _, copies = disturbed(4, 0.3)
     useless = torch.stack([torch.full_like(copies[0], 0.5), torch.full_like(copies[0], float("nan"))])

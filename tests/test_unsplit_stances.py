@@ -25,6 +25,7 @@ HIDE_NOTHING = {
     "frozen noise": defense(lambda z, rng, phase: z + Rng("frozen").normal(z.shape[1:])),
     "16 bits": defense(lambda z, rng, phase: ((z.detach() + 8) * 4096).round() / 4096),
     "no gradient": defense(lambda z, rng, phase: (z.detach() * -4096).round() / 64),
+    "negative": defense(inputs=lambda x, rng, phase: 1 - x),
     "gains of units": defense(lambda z, rng, phase: z * 10 ** (4 * Rng("gains").uniform(z.shape[1:]) - 2)),
 }
 
@@ -89,6 +90,18 @@ def test_without_a_defense_who_looks_for_one_finds_the_digits(found):
 @pytest.mark.parametrize("name", HIDE_NOTHING)
 def test_what_hides_nothing_leaks_as_no_defense_does(found, name):
     assert found[name] > found["none"] - 0.1
+
+
+@pytest.mark.parametrize("stance", ["aware", "adaptive"])
+def test_that_images_are_black_is_not_supposed_where_the_defense_brightens_black(stance):
+    negative, noisy = (
+        defended(defense(inputs=hook))
+        for hook in (lambda x, rng, phase: 1 - x, lambda x, rng, phase: x + 0.3 * rng.normal_like(x))
+    )
+    attacks = [UnSplit(stance=stance, clone="joint", l2=l2, **SHORT) for l2 in (1.0, 0.0)]
+    (of_black, of_noisy), (freely, noisy_freely) = (run(attack, negative, noisy) for attack in attacks)
+    assert_equal_findings(of_black, freely)
+    assert not torch.equal(of_noisy.reconstructions, noisy_freely.reconstructions)
 
 
 def test_the_images_at_the_known_noise_level_come_first_under_their_step():
