@@ -7,10 +7,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from benchmark.record import RESULTS_VERSION as RESULTS_VERSION
 from benchmark.record import Axes
-
-# Raise it when a change of the harness can change an outcome: every key changes with it.
-RESULTS_VERSION = 2
 
 TRAINING_HOOKS = (
     "prepare",

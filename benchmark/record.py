@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 SCHEMA = 2
+# Raise it when a change of the harness can change an outcome: every key changes with it.
+RESULTS_VERSION = 2
+
+# Files are named after keys.
+_KEY = re.compile(r"[0-9A-Za-z_-]{1,128}")
+_WHOLE = range(-(2**63), 2**63)
+_EXACT = {"extra": "forbid", "allow_inf_nan": False}
 Status = Literal["done", "failed", "skipped"]
 
 
@@ -35,6 +48,8 @@ class Axes:
         targets: How the targets were chosen, canonical.
         precision: Number format of the attack, for example `fp32`.
     """
+
+    __pydantic_config__: ClassVar = _EXACT
 
     dataset: str
     model: str
@@ -89,11 +104,14 @@ class Record:
         cost: `bytes_up`, `bytes_down` per sample and step, `client_flops`, `client_params`,
             `training_seconds`, `time_ratio`.
         convergence: `trace`, `converged`, `steps`, `checkpoint`, `checkpoints`.
-        run: `seconds`, `peak_memory`, `device`, `environment` (versions), `commit`, `plugins` (origin and digest),
+        run: `seconds`, `peak_memory`, `device`, `environment` (versions), `results` (the results version), `commit`,
+            `plugins` (origin and digest),
             `planted` (what came of the attack's planted clients: `passed`, by goal in `goals`, the worst `client` with
             its `score` and `demand`, and the `attack` as it met them; None where nobody knows).
         flags: Raised by the run itself (the leaderboard adds those that need several records).
     """
+
+    __pydantic_config__: ClassVar = _EXACT
 
     key: str
     suite: str
@@ -121,15 +139,63 @@ class Record:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Record:
+    def from_json(cls, value: Any) -> Record:
         """The record that `to_json` wrote.
 
         Raises:
-            ValueError: The schema is newer than this program, or a field is missing.
+            ValueError: It was written by a newer program, or is no record: a field is missing, unknown or of another
+                type, a number is not finite, a key is none.
         """
-        if value.get("schema", 0) > SCHEMA:
-            raise ValueError(f"record schema {value['schema']} is newer than {SCHEMA}; upgrade unsplit-bench")
+        if not isinstance(value, dict):
+            raise ValueError(f"not a record of schema {SCHEMA}: {type(value).__name__} instead of fields")
+        run = value.get("run")
+        _not_newer("record schema", value.get("schema"), SCHEMA)
+        _not_newer("results version", run.get("results") if isinstance(run, dict) else None, RESULTS_VERSION)
         try:
-            return cls(**{**value, "axes": Axes(**value["axes"])})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not a record of schema {SCHEMA}: {error}") from None
+            # What stands in fields of any shape must at least be JSON that can be written again.
+            text = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+            _typed().validate_json(text, strict=True)
+            record = cls(**{**value, "axes": Axes(**value["axes"])})
+        except (TypeError, KeyError, ValueError, RecursionError) as error:
+            raise ValueError(f"not a record of schema {SCHEMA}: {_said(error)}") from None
+        if not _KEY.fullmatch(record.key):
+            raise ValueError(f"not a record of schema {SCHEMA}: {record.key[:80]!r} is no key")
+        for name, number in vars(record.axes).items():
+            if isinstance(number, int) and number not in _WHOLE:
+                raise ValueError(f"not a record of schema {SCHEMA}: axes.{name} has more than 64 bits")
+        return record
+
+
+def read_record(text: str) -> Record:
+    """The record that a JSON text holds.
+
+    Raises:
+        ValueError: It is not JSON, or as `Record.from_json`.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deep") from None
+    return Record.from_json(value)
+
+
+def _not_newer(what: str, version: object, ours: int) -> None:
+    if isinstance(version, int) and version > ours:
+        raise ValueError(f"{what} {version} is newer than {ours}; upgrade unsplit-bench")
+
+
+def _said(error: Exception) -> str:
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    return " ".join(str(error).split())
+
+
+@cache
+def _typed() -> TypeAdapter[Record]:
+    # Imported late: results are printed without a validator, too.
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Record)

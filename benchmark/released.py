@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from benchmark.environment import environment
 from benchmark.errors import UserError
 from benchmark.files import write_atomically
-from benchmark.record import SCHEMA, Axes, Record
+from benchmark.record import SCHEMA, Axes, Record, read_record
 from benchmark.store import record_text
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def read_released(suite: str, root: Path | None = None) -> dict[str, Record]:
         if hashlib.sha256(content).hexdigest() != stated["sha256"]:
             raise ValueError("it does not match the checksum in its manifest.json")
         bodies = pq.read_table(BytesIO(content), columns=["body"])["body"].to_pylist()
-        made = [Record.from_json(json.loads(body)) for body in bodies]
+        made = [read_record(body) for body in bodies]
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         cause = " ".join(str(error).split())
         raise UserError(

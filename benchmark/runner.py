@@ -22,7 +22,7 @@ from benchmark.memory import peak_memory, restart_peak_memory
 from benchmark.metrics.recognition import Recogniser, obtain_recogniser
 from benchmark.observe import observe, target_positions
 from benchmark.planted_verdicts import Verdict, verdict_key, with_verdict
-from benchmark.record import Record
+from benchmark.record import RESULTS_VERSION, Record
 from benchmark.scoring import assemble, score_finding
 from benchmark.seeds import Rng
 from benchmark.shield import shielded
@@ -240,6 +240,7 @@ def _run_facts(cell: Cell, context: RunContext, seconds: float) -> dict[str, Any
         "device": str(chosen_device(context.device)),
         "threads": torch.get_num_threads(),
         "environment": environment(),
+        "results": RESULTS_VERSION,
         "plugins": [
             {"kind": r.kind, "name": r.name, "source": _public(r.source), "version": r.version, "digest": r.digest}
             for r in refs

@@ -113,7 +113,7 @@ def composed_from_yaml(value: object) -> tuple[Spec, ...]:
 def _value(text: str, whole: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         # Imported late: names are listed without a YAML parser.
         from benchmark.strict_yaml import load_yaml
 

@@ -7,7 +7,6 @@ has one record in a suite however often it is written.
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ from typing import Self
 
 from benchmark.cell import canonical_json
 from benchmark.errors import UserError
-from benchmark.record import Record
+from benchmark.record import Record, read_record
 
 # Raise it when the table changes; an older program then refuses the file instead of misreading it.
 SCHEMA_VERSION = 1
@@ -200,7 +199,7 @@ class Store:
         with self._explained():
             rows = self._connection.execute(f"SELECT body FROM records WHERE {where}", values).fetchall()
         try:
-            return [Record.from_json(json.loads(body)) for (body,) in rows]
+            return [read_record(body) for (body,) in rows]
         except ValueError as error:
             raise UserError(f"store {self.path}: {error}; choose another folder with --output") from None
 

@@ -51,6 +51,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+# Further types that a tag could ask for (dates, sets, binary data) have no place in a suite.
+_PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
+_Loader.yaml_constructors = {
+    tag: make for tag, make in _Loader.yaml_constructors.items() if tag is None or tag.rpartition(":")[2] in _PLAIN
+}
 for _tag, _pattern, _first in _CORE_SCHEMA:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
@@ -73,5 +78,6 @@ def load_yaml(text: str, source: str) -> Any:
         raise UserError(f"{source}{line}: {error.problem or error.context}; correct the YAML") from None
     except RecursionError:
         raise UserError(f"{source}: lists or mappings stand too deep in one another; correct the YAML") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError) as error:
+        # Such as a number of thousands of digits, or `!!int x`, which the parser does not check.
         raise UserError(f"{source}: {' '.join(str(error).split())}; correct the YAML") from None

@@ -13,6 +13,8 @@ from benchmark.parameters import nearest
 from benchmark.spec import Spec, composed_from_yaml, from_yaml
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+# A suite's tables go into a folder of its name, beside these of the output folder and of `results`.
+TAKEN = frozenset({"victims", "logs", "reconstructions", "perturbed", "baselines", "planted.json", "__init__.py"})
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -189,7 +191,7 @@ class Suite(_Part):
         folder: Where its relative paths start.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     description: str = ""
     watch: Watching = Watching()
     targets: Targets = Targets()
@@ -198,6 +200,14 @@ class Suite(_Part):
     blocks: tuple[Block, ...] = Field(min_length=1)
     digest: str
     folder: Path
+
+    @field_validator("name")
+    @classmethod
+    def _free(cls, value: str) -> str:
+        # Some file systems do not tell small letters from capitals.
+        if value.lower() in TAKEN or value.lower().startswith("store.sqlite"):
+            raise ValueError(f"{value!r} is a name that the harness uses in its output folder; choose another name")
+        return value
 
 
 def _distinct(value: object) -> object:
