@@ -164,20 +164,10 @@ def test_what_hides_nothing_leaks_as_much_as_no_defense(decoy: str, told: Told) 
     assert told.leakage(decoy, SMASHED[1]) > told.leakage("none", SMASHED[1]) - WITHIN
 
 
-# Heads that are trained on negatives are harder for a clone that starts from nothing: there the row only has a lower
-# bound, and no rank.
 @pytest.mark.slow
-@pytest.mark.parametrize("decoy", [decoy for decoy in HIDES_NOTHING if decoy != "inverted"])
+@pytest.mark.parametrize("decoy", HIDES_NOTHING)
 def test_a_clone_of_the_client_sees_through(decoy: str, told: Told) -> None:
     assert told.leakage(decoy, SMASHED[0]) > told.leakage("none", SMASHED[0]) - WITHIN
-
-
-@pytest.mark.slow
-def test_a_negative_that_the_clone_sees_less_of_is_no_more_than_a_lower_bound(told: Told) -> None:
-    row = told.row("inverted", SMASHED[0])
-    assert row["leakage"] > 0.4
-    assert "not_established" in row["flags"]
-    assert pd.isna(row["rank"])
 
 
 @pytest.mark.slow
