@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.executors.attempt import OnProgress, OnRecord, Wanted, after_failure
+from benchmark.executors.held import allowed, held_by_groups
 from benchmark.executors.slot import LIMITS, Ended, Job, Limits, Slot, job_of, wait_for_events
 
 if TYPE_CHECKING:
     from benchmark.cell import Group
     from benchmark.runner import RunContext
+
+_WEIGH_SECONDS = 0.5
 
 
 def run(
@@ -42,8 +46,8 @@ def run(
         logs: Folder for what the processes print.
         workers: How many processes.
         threads: Of each process; more than the cores have room for run many times slower.
-        limits: What an attack may take, times the cells of its group; and what training may take, times the victims
-            of the group, which does not count as attack.
+        limits: What an attack may take, times the cells of its group; what training may take, times the victims
+            of the group, which does not count as attack; and how much memory all processes may hold.
 
     Raises:
         UserError: No process could be started.
@@ -69,6 +73,7 @@ class _Schedule:
     slots: list[Slot]
     pending: deque[Job] = field(default_factory=deque)
     trained: set[str] = field(default_factory=set)
+    weighed: float = 0.0
 
     def add(self, groups: Sequence[Group]) -> None:
         jobs = [job_of(group, self.context.to_json(), self.limits) for group in groups]
@@ -87,6 +92,7 @@ class _Schedule:
                     self.trained |= job.victims
                 if ended is not None:
                     self._end(ended)
+            self._weigh()
 
     def _next_job(self) -> Job | None:
         """The first whose victims nobody else is training just now: two would train the same one twice."""
@@ -99,6 +105,21 @@ class _Schedule:
             if self.wanted(job.group):
                 return job
         return None
+
+    def _weigh(self) -> None:
+        """Before memory runs out, and the system takes whom it likes, end the job whose process holds the most."""
+        now = time.monotonic()
+        if now - self.weighed < _WEIGH_SECONDS:
+            return
+        self.weighed = now
+        most = allowed() if self.limits.memory is None else self.limits.memory
+        groups = {slot.process_group: slot for slot in self.slots if slot.process_group is not None}
+        held = held_by_groups(groups)
+        if sum(held.values()) > most:
+            largest = max(held, key=lambda group: held[group])
+            ended = groups[largest].evict(held[largest], most)
+            if ended is not None:
+                self._end(ended)
 
     def _end(self, ended: Ended) -> None:
         job, failure = ended.job, ended.failure

@@ -107,6 +107,11 @@ class Worker:
         return events
 
     @property
+    def process_group(self) -> int:
+        """Id of the process group of the process and of what it has started."""
+        return self._process.pid
+
+    @property
     def dead(self) -> bool:
         """Whether the process has ended; its last events may still be unread."""
         return self._process.poll() is not None

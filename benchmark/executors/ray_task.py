@@ -48,7 +48,7 @@ class Task(TypedDict):
     context: dict[str, Any]
     attack: bool
     packed: dict[str, str]
-    limits: dict[str, float]
+    limits: dict[str, Any]
     threads: int
     cwd: str
 

@@ -24,15 +24,17 @@ _LOOK_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Limits:
-    """How long things may take, in seconds; it changes what fails, never an outcome.
+    """How long things may take, in seconds, and how much memory; it changes what fails, never an outcome.
 
     Attributes:
         cell: An attack on one cell.
         training: The training of one victim.
+        memory: Bytes that all worker processes on this machine may hold together; None for nine tenths of what it has.
     """
 
     cell: float = 900.0
     training: float = 1800.0
+    memory: int | None = None
 
 
 LIMITS = Limits()
@@ -205,6 +207,26 @@ class Slot:
         # It never got as far as the group: that is not the group's fault.
         self._start()
         return None
+
+    @property
+    def process_group(self) -> int | None:
+        """Its process and what that has started; None while there is none."""
+        return None if self._worker is None else self._worker.process_group
+
+    def evict(self, held: int, allowed: int) -> Ended | None:
+        """End the job, because its process holds too much memory; None where none has been handed over yet.
+
+        Args:
+            held: Bytes that the process holds.
+            allowed: Bytes that all processes may hold together.
+        """
+        worker, job = self._worker, self.job
+        if worker is None or job is None or job.stage is None:
+            return None
+        worker.show_where()
+        many, most = (f"{size / 1024**3:.1f} GiB" for size in (held, allowed))
+        reason = f"held {many} of the {most} of memory that all workers may hold together {during(job.stage)}"
+        return self._end(Failure(reason, worker.said()))
 
     def _too_late(self, worker: Worker, job: Job) -> Ended:
         if job.stage is None:

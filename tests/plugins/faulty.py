@@ -174,7 +174,7 @@ class Leaks(Faulty):
         kept = []
         while True:
             kept.append(torch.ones(2**24, device="cpu"))
-            time.sleep(0.02)
+            time.sleep(0.1)
 
 
 class DrawsGlobally(Steady):
