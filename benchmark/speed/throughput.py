@@ -82,8 +82,8 @@ def _against_loop(setting: Setting, model: str, specs: Mapping[str, tuple[str, s
         ratios = [ours / theirs for ours, theirs in zip(rates[name], rates[best], strict=True)]
         own = Spread.of(rates[name])
         facts = [
-            f"{setting.workers} process{'es' * (setting.workers > 1)}, each with one thread, a victim and targets of its "
-            f"own: {_per_step(own)}.",
+            f"{setting.workers} process{'es' * (setting.workers > 1)}, each with one thread, a victim and targets of "
+            f"its own: {_per_step(own)}.",
             *(f"{title}: {_per_step(Spread.of(rates[title]))}." for title in loops),
             f"A process that is {short(Spread.of(ratios).middle / setting.workers)}x: what is left where as many loops "
             "run side by side.",
