@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmark.report.names import legend, short_names
+from benchmark.report.names import legend, names_across, short_names
 
 JOINT = "rounds=10,input_steps=20,jitter=0.05,clone=joint,restarts=8,select=consensus"
 
@@ -50,3 +50,13 @@ def test_the_legend_gives_every_left_out_parameter_once() -> None:
         ("unsplit", "rounds=10"),
         ("unsplit (clone=joint)", JOINT.replace(",", ", ")),
     ]
+
+
+def test_names_across_groups_are_unique_in_each_and_say_the_same_in_all() -> None:
+    digits = [("a", ""), ("a", "clone=joint,restarts=8,rounds=10"), ("a", "clone=joint,restarts=8,rounds=10,pick=x")]
+    photos = [("a", "rounds=5"), ("a", "clone=joint,restarts=4,rounds=10")]
+    named = names_across([digits, photos, [("b", "steps=3")]])
+    assert named[digits[1]] == named[photos[1]] == "a (clone=joint)"
+    assert named[digits[2]] == "a (clone=joint, pick=x)"
+    assert named["b", "steps=3"] == "b"
+    assert all(len({named[one] for one in group}) == len(group) for group in (digits, photos))

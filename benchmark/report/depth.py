@@ -20,7 +20,7 @@ from benchmark.errors import UserError
 from benchmark.metrics.statistics import interval, resampled_scores, wilson
 from benchmark.models import cuts, network
 from benchmark.record_values import number
-from benchmark.report.names import short_names
+from benchmark.report.names import Variant, names_across
 from benchmark.rows import Slot, configurations
 from benchmark.seeds import Rng
 
@@ -86,14 +86,17 @@ def columns(found: Sequence[Slot]) -> list[Column]:
         axes = slot.axes
         if axes.defense == "none" and axes.topology == "vanilla" and axes.phase == "inference":
             groups[axes.dataset, axes.model, axes.victim].append(slot)
-    return [_column(key, groups[key]) for key in sorted(groups)]
+    names = names_across(
+        [(slot.axes.attack, slot.axes.attack_params) for slot in members] for members in groups.values()
+    )
+    return [_column(key, groups[key], names) for key in sorted(groups)]
 
 
-def _column(key: tuple[str, str, str], found: Sequence[Slot]) -> Column:
+def _column(key: tuple[str, str, str], found: Sequence[Slot], short: Mapping[Variant, str]) -> Column:
     dataset, model, victim = key
     depths = _depths(model, found)
     by_attack = configurations(found)
-    names = _names(list(by_attack))
+    names = {one: _named(one, short) for one in by_attack}
     leakage: dict[str, list[Point]] = {}
     stolen: dict[str, list[Point]] = {}
     accuracy: dict[str, float] = {}
@@ -123,13 +126,9 @@ def _column(key: tuple[str, str, str], found: Sequence[Slot]) -> Column:
     return Column(f"{dataset}, {victim}", depths, leakage, stolen, accuracy, random, note)
 
 
-def _names(found: Sequence[Configuration]) -> dict[Configuration, str]:
-    short = short_names((one.attack, one.attack_params) for one in found)
-    plain = {one.threat_model for one in found if not one.threat_model.startswith("architecture of ")}
-    return {
-        one: short[one.attack, one.attack_params] + ("" if one.threat_model in plain else f", {one.threat_model}")
-        for one in found
-    }
+def _named(one: Configuration, short: Mapping[Variant, str]) -> str:
+    name = short[one.attack, one.attack_params]
+    return f"{name}, {one.threat_model}" if one.threat_model.startswith("architecture of ") else name
 
 
 def _depths(model: str, found: Sequence[Slot]) -> dict[str, int]:

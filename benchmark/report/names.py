@@ -36,6 +36,36 @@ def short_names(variants: Iterable[Variant]) -> dict[Variant, str]:
     return named
 
 
+def names_across(groups: Iterable[Iterable[Variant]]) -> dict[Variant, str]:
+    """A name for every variant that is unique within each group and says the same in all of them.
+
+    As `short_names`, but variants that never meet in one group may share a name: those whose settings differ only where
+    one data set is too dear for another's.
+    """
+    parted = [sorted(set(group)) for group in groups]
+    named: dict[Variant, str] = {}
+    for name in sorted({variant[0] for group in parted for variant in group}):
+        values = [[_values(params) for plugin, params in group if plugin == name] for group in parted]
+        keys = _telling_all(values)
+        for group in parted:
+            for variant in group:
+                if variant[0] == name:
+                    told = _values(variant[1])
+                    named[variant] = full_name(name, ",".join(f"{key}={told[key]}" for key in keys if key in told))
+    return named
+
+
+def _telling_all(groups: Sequence[Sequence[Mapping[str, str]]]) -> tuple[str, ...]:
+    """The fewest keys on which no two of any group agree."""
+    every = list(dict.fromkeys(key for group in groups for one in group for key in one))
+    every.sort(key=lambda key: any(_is_number(one[key]) for group in groups for one in group if key in one))
+    for size in range(len(every)):
+        for chosen in combinations(every, size):
+            if all(len({tuple(one.get(key) for key in chosen) for one in group}) == len(group) for group in groups):
+                return chosen
+    return tuple(every)
+
+
 def full_name(name: str, params: str) -> str:
     """`name` or `name (key=value, key=value)`."""
     return f"{name} ({', '.join(_parts(params))})" if params else name
