@@ -57,7 +57,7 @@ class _State:
     precision: str
     deterministic: bool
     warn_only: bool
-    folder: str
+    folder: str | None
 
     @classmethod
     def now(cls) -> _State:
@@ -73,7 +73,7 @@ class _State:
             torch.get_float32_matmul_precision(),
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
-            os.getcwd(),
+            _folder(),
         )
 
     def restore(self) -> None:
@@ -92,4 +92,13 @@ class _State:
         torch.random.set_rng_state(self.cpu)
         if self.cuda:
             torch.cuda.set_rng_state_all(self.cuda)
-        os.chdir(self.folder)
+        if self.folder is not None:
+            os.chdir(self.folder)
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        # Somebody has removed it: there is nothing to come back to.
+        return None

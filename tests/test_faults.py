@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,11 +31,11 @@ STEADY = [f"Steady:mark={mark}" for mark in range(4)]
 MEASURED_TIMES = ("training_seconds", "time_ratio")
 
 
-def start(output: Path, *attacks: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
+def start(output: Path, *attacks: str, cwd: Path = ROOT, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(DRIVER), str(output), *attacks],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -183,6 +185,35 @@ def test_a_hanging_attack_shows_where_it_hung(disturbed: tuple[str, list[Record]
     assert hung.traceback is not None
     assert "faulty.py" in hung.traceback
     assert "in fail" in hung.traceback
+
+
+def test_a_leak_of_memory_costs_the_cell_that_leaks_and_shows_where(
+    tmp_path: Path, undisturbed: tuple[Path, list[Record]]
+) -> None:
+    shutil.copytree(undisturbed[0] / "victims", tmp_path / "victims")
+    assert finish(start(tmp_path, "Leaks", STEADY[0], HELD=str(3 * 1024**3))) == "3 1 4"
+    (leaked,) = [record for record in records(tmp_path) if record.status == "failed"]
+    assert (leaked.axes.attack, leaked.axes.params) == ("leaks", "sigma=5.0")
+    said = r"held \d\.\d GiB of the 3\.0 GiB of memory that all workers may hold together while attacking"
+    assert re.fullmatch(said, leaked.reason or "")
+    assert "in fail" in (leaked.traceback or "")
+    steady = [record for record in records(tmp_path) if record.axes.attack == "steady"]
+    keys = {record.key for record in steady}
+    assert len(keys) == 2
+    assert comparable(steady) == comparable([record for record in undisturbed[1] if record.key in keys])
+
+
+UNHARMED = ["DrawsGlobally", "Unsettles", "Overwrites", "Forks", "ForksAndRaises"]
+
+
+def test_attacks_that_touch_what_is_not_their_own_are_done_and_harm_nobody(
+    tmp_path: Path, undisturbed: tuple[Path, list[Record]]
+) -> None:
+    shutil.copytree(undisturbed[0] / "victims", tmp_path / "victims")
+    between = [attack for pair in zip(UNHARMED, STEADY, strict=False) for attack in pair]
+    assert finish(start(tmp_path, *between, UNHARMED[-1])) == "18 0 18"
+    keys = {record.key for record in undisturbed[1]}
+    assert comparable([r for r in records(tmp_path) if r.key in keys]) == comparable(undisturbed[1])
 
 
 def test_what_an_attack_prints_and_leaves_running_disturbs_nobody(tmp_path: Path) -> None:

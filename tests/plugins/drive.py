@@ -1,10 +1,13 @@
 """Runs a small plan of real cells in worker processes: what the fault tests kill, double and disturb.
 
 python drive.py OUTPUT ATTACK...
+
+The environment variable HELD, if set, says how many bytes the workers may hold together.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -36,7 +39,7 @@ def main(output: Path, attacks: list[str]) -> None:
             made,
             store,
             RunContext(made.suite, made.suite_digest, str(output / "victims"), verdicts={}),
-            limits=Limits(cell=20.0),
+            limits=Limits(cell=20.0, memory=int(os.environ["HELD"]) if "HELD" in os.environ else None),
             released={},
         )
     print(outcome.n_done, outcome.n_failed, outcome.n_planned)
