@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +59,9 @@ def treated_apart(victim: Victim, judged: Part, others: Part, phase: Phase) -> d
 def _rank_test(first: NDArray[np.float64], second: NDArray[np.float64]) -> dict[str, float]:
     if (np.concatenate([first, second]) == first[0]).all():
         return {"auc": 0.5, "p": 1.0}
+    # Where results are only read, the half second of this import would be most of the time.
+    from scipy.stats import mannwhitneyu
+
     found = mannwhitneyu(first, second, alternative="two-sided", method="asymptotic")
     return {"auc": float(found.statistic) / (len(first) * len(second)), "p": float(found.pvalue)}
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from benchmark.metrics.statistics import (
     Sample,
@@ -121,6 +122,21 @@ def test_the_interval_of_two_seeds_reaches_from_one_to_the_other() -> None:
 def test_wilson_keeps_a_width_where_nothing_succeeded() -> None:
     # 3.84/(n + 3.84) for no success in n trials (Wilson, 1927).
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 7), (1, 7), (7, 7), (40, 100), (999, 1000)])
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.999])
+def test_intervals_of_a_proportion_are_those_of_scipy(successes: int, trials: int, level: float) -> None:
+    known = binomtest(successes, trials).proportion_ci(level, method="wilson")
+    assert wilson(successes, trials, level) == pytest.approx((known.low, known.high), abs=1e-12)
+    exact = binomtest(successes, trials, alternative="greater").proportion_ci(level, method="exact")
+    assert exact_low(successes, trials, level) == pytest.approx(exact.low, abs=1e-12)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (-1, 3), (4, 3)])
+def test_a_proportion_needs_trials_and_no_more_successes(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match="successes"):
+        wilson(successes, trials)
 
 
 def test_an_exact_interval_is_never_surer_than_wilsons() -> None:

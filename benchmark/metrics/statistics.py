@@ -11,13 +11,14 @@ alike, which makes their differences paired.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.special import betaincinv, ndtri
 
 Array = NDArray[np.float64]
 
@@ -138,8 +139,14 @@ def wilson(successes: int, trials: int, level: float = LEVEL) -> tuple[float, fl
     Raises:
         ValueError: There is no trial, or there are more successes than trials.
     """
-    found = binomtest(successes, trials).proportion_ci(confidence_level=level, method="wilson")
-    return float(found.low), float(found.high)
+    _check_counts(successes, trials)
+    z = float(ndtri((1 + level) / 2))
+    share = successes / trials
+    middle = share + z * z / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
+    low, high = ((middle + sign * half) / (1 + z * z / trials) for sign in (-1, 1))
+    # At the ends the terms cancel, but for their rounding.
+    return (0.0 if successes == 0 else low), (1.0 if successes == trials else high)
 
 
 def exact_low(successes: int, trials: int, level: float = LEVEL) -> float:
@@ -151,8 +158,13 @@ def exact_low(successes: int, trials: int, level: float = LEVEL) -> float:
     Raises:
         ValueError: There is no trial, or there are more successes than trials.
     """
-    found = binomtest(successes, trials, alternative="greater").proportion_ci(confidence_level=level, method="exact")
-    return float(found.low)
+    _check_counts(successes, trials)
+    return float(betaincinv(successes, trials - successes + 1, 1 - level)) if successes else 0.0
+
+
+def _check_counts(successes: int, trials: int) -> None:
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(f"{successes} successes of {trials} trials")
 
 
 def difference_low(first: tuple[int, int], second: tuple[int, int], level: float = LEVEL) -> float:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.errors import UserError
 
@@ -84,6 +83,9 @@ def head_flops(head: nn.Module, image_shape: ImageShape) -> int:
         head: The client's layers.
         image_shape: (channels, height, width).
     """
+    # Importing it takes as long as reading a complete suite.
+    from torch.utils.flop_counter import FlopCounterMode
+
     counter = FlopCounterMode(display=False)
     with counter:
         _smashed(head, image_shape)

@@ -195,21 +195,22 @@ def printed(
     """
     goal = frame["goal"].iloc[0]
     hidden = {name for other, names in ONLY_FOR.items() if other != goal for name in names}
+    rows = _dicts(frame)
     shown = frame[[name for name in PRINTED if name not in hidden]].map(text)
     marks = (FRONT if front else "" for front in frame["pareto"])
-    shown["defense"] = [_named(row, defenses) + mark for row, mark in zip(_dicts(frame), marks, strict=True)]
+    shown["defense"] = [_named(row, defenses) + mark for row, mark in zip(rows, marks, strict=True)]
     titles = {f"{name}:{params}" if params else name: short for (name, params), short in attacks.items()}
     shown["worst_attack"] = [
         text(titles.get(title, title)) + _badge(planted)
         for title, planted in zip(frame["worst_attack"], frame["worst_planted"], strict=True)
     ]
     shown["cost_bytes"] = [GAP if pd.isna(cost) else f"{cost:.0f}" for cost in frame["cost_bytes"]]
-    shown["leakage"] = [leakage_text(row) for row in _dicts(frame)]
-    shown["leakage_change"] = [change_text(row) for row in _dicts(frame)]
-    shown["n_done"] = [f"{row['n_done']}/{row['n_planned']}" for row in _dicts(frame)]
+    shown["leakage"] = [leakage_text(row) for row in rows]
+    shown["leakage_change"] = [change_text(row) for row in rows]
+    shown["n_done"] = [f"{row['n_done']}/{row['n_planned']}" for row in rows]
     beside = {name: reference for name, reference in HELD_AGAINST.items() if name in shown}
     for name, reference in beside.items():
-        shown[name] = [rate_text(row[name], row[reference]) for row in _dicts(frame)]
+        shown[name] = [rate_text(row[name], row[reference]) for row in rows]
     spared = (
         *beside,
         "leakage_change",
@@ -224,17 +225,16 @@ def printed(
 def printed_attacks(frame: pd.DataFrame, attacks: Mapping[Variant, str]) -> pd.DataFrame:
     """The attacks (controls stand in a column beside each) with the columns that a reader needs, as text."""
     frame = frame[frame["role"] != "control"]
+    rows = _dicts(frame)
     places = [name for name in ATTACK_PLACES if len(set(frame[name].dropna())) > 1]
     shown = frame[[*places, *ATTACKS_PRINTED]].map(text)
-    shown["defense"] = [_named(row) for row in _dicts(frame)]
-    shown["attack"] = [
-        text(attacks[row["attack"], row["attack_params"]]) + _badge(row["planted"]) for row in _dicts(frame)
-    ]
+    shown["defense"] = [_named(row) for row in rows]
+    shown["attack"] = [text(attacks[row["attack"], row["attack_params"]]) + _badge(row["planted"]) for row in rows]
     reached = frame["cut"].where(frame["cut"] == frame["cut_reached"], frame["cut"] + "->" + frame["cut_reached"])
     shown["cut"] = reached.map(text)
     for name, reference in HELD_AGAINST.items():
-        shown[name] = [rate_text(row[name], row[reference]) for row in _dicts(frame)]
-    shown["n_done"] = [f"{row['n_done']}/{row['n_planned']}" for row in _dicts(frame)]
+        shown[name] = [rate_text(row[name], row[reference]) for row in rows]
+    shown["n_done"] = [f"{row['n_done']}/{row['n_planned']}" for row in rows]
     shown = shown.loc[:, (shown != GAP).any()]
     return shown.rename(columns=HEADERS)
 
