@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
+from skimage import metrics
 
 from benchmark.errors import PluginError, UserError
 
@@ -200,14 +200,14 @@ def align(images: Images, truth: Images) -> Images:
 def _score(images: Images, truth: Images) -> Scores:
     _demand_window(truth)
     seen = {"raw": np.clip(images, 0.0, 1.0), "aligned": align(images, truth)}
-    metrics: dict[str, Callable[[Images, Images], float]] = {
+    measures: dict[str, Callable[[Images, Images], float]] = {
         "ssim": _ssim,
         "psnr": _psnr,
-        "mse": mean_squared_error,
+        "mse": metrics.mean_squared_error,
     }
     scores = {
         f"{metric}_{how}": _each(measure, view, truth)
-        for metric, measure in metrics.items()
+        for metric, measure in measures.items()
         for how, view in seen.items()
     }
     return {**scores, "correlation": _each(_correlation, images, truth)}
@@ -229,7 +229,7 @@ def _demand_window(truth: Images) -> None:
 def _ssim(truth: Images, image: Images) -> float:
     single = len(truth) == 1
     return float(
-        structural_similarity(
+        metrics.structural_similarity(
             truth[0] if single else truth,
             image[0] if single else image,
             data_range=1.0,
@@ -243,9 +243,9 @@ def _ssim(truth: Images, image: Images) -> float:
 
 def _psnr(truth: Images, image: Images) -> float:
     # scikit-image divides by zero for equal images, and warns.
-    if mean_squared_error(truth, image) <= 10 ** (-PSNR_CAP / 10):
+    if metrics.mean_squared_error(truth, image) <= 10 ** (-PSNR_CAP / 10):
         return PSNR_CAP
-    return float(peak_signal_noise_ratio(truth, image, data_range=1.0))
+    return float(metrics.peak_signal_noise_ratio(truth, image, data_range=1.0))
 
 
 def _correlation(truth: Images, image: Images) -> float:

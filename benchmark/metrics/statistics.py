@@ -15,10 +15,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, ndtri
 
 Array = NDArray[np.float64]
 
@@ -140,7 +140,7 @@ def wilson(successes: int, trials: int, level: float = LEVEL) -> tuple[float, fl
         ValueError: There is no trial, or there are more successes than trials.
     """
     _check_counts(successes, trials)
-    z = float(ndtri((1 + level) / 2))
+    z = NormalDist().inv_cdf((1 + level) / 2)
     share = successes / trials
     middle = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
@@ -159,6 +159,9 @@ def exact_low(successes: int, trials: int, level: float = LEVEL) -> float:
         ValueError: There is no trial, or there are more successes than trials.
     """
     _check_counts(successes, trials)
+    # Most tables claim nothing that needs it, and they are read more often than made.
+    from scipy.special import betaincinv
+
     return float(betaincinv(successes, trials - successes + 1, 1 - level)) if successes else 0.0
 
 

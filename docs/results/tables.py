@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from benchmark.cell import Plan
 from benchmark.data import Facts
@@ -28,6 +29,7 @@ from benchmark.suite import load_suite
 
 PAGE = Path(__file__).with_name("unsplit-v1.md")
 SUITE = "unsplit-v1"
+RELEASED = Path(__file__).parents[2] / "results"
 GAP = "—"
 _MARKED = re.compile(r"(<!-- table (?P<name>[\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -53,6 +55,7 @@ def tables(found: Sequence[Slot]) -> dict[str, str]:
         made[f"stolen {place}"] = stolen(column)
     for dataset in sorted({slot.axes.dataset for slot in found}):
         made[f"raw {dataset}"] = raw(found, dataset)
+    made["extensions"] = extensions()
     return made | {"labels": labels(found), "victims": victims(found), "coverage": coverage(found)}
 
 
@@ -153,6 +156,24 @@ def coverage(found: Sequence[Slot]) -> str:
         rows.append([dataset, attack, str(_done(cells)), str(len(cells))])
     rows.append(["all", "", str(_done(found)), str(len(found))])
     return markdown(["data", "attack", "cells done", "planned"], rows)
+
+
+def extensions() -> str:
+    """What the defenses of smoke-v2 keep of the task and leak of the inputs, by what the attacker knows."""
+    frame = pd.read_csv(RELEASED / "smoke-v2" / "leaderboard.csv")
+    inputs = frame[frame["goal"] == "inputs"]
+    rows = []
+    for (defense, params), group in inputs.fillna({"params": ""}).groupby(["defense", "params"], sort=True):
+        of = {row["threat_model"]: row for row in group.to_dict(orient="records")}
+        first = next(iter(of.values()))
+        row = [f"{defense} ({params})" if params else str(defense), _number(first["utility"])]
+        for threat_model in ("architecture", "architecture+auxiliary+query"):
+            one = of[threat_model]
+            bound = "≥ " if "not_established" in str(one["flags"]) else ""
+            row.append(f"{bound}{_number(one['leakage'])}")
+        rows.append(row)
+    heads = ["defense", "test accuracy", "leakage, attacker knows the architecture", "and auxiliary images and queries"]
+    return markdown(heads, rows)
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
