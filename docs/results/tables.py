@@ -89,7 +89,11 @@ def stolen(column: Column) -> str:
 def raw(found: Sequence[Slot], dataset: str) -> str:
     """Raw MSE and, behind it, aligned SSIM, of attackers who know the architecture, the white box and guesses."""
     chosen = [slot for slot in found if slot.axes.dataset == dataset and "reconstruct" in slot.axes.goals]
-    names = names_across([[(slot.axes.attack, slot.axes.attack_params) for slot in chosen]])
+    every = [slot for slot in found if "reconstruct" in slot.axes.goals]
+    names = names_across(
+        [(slot.axes.attack, slot.axes.attack_params) for slot in every if slot.axes.dataset == one]
+        for one in sorted({slot.axes.dataset for slot in every})
+    )
     cuts = _in_order(chosen)
     rows = []
     for victim in sorted({slot.axes.victim for slot in chosen}):
