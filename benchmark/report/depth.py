@@ -167,9 +167,9 @@ def to_svg(drawn: Sequence[Column]) -> bytes:
             upper, lower = panels[0][at], panels[1][at]
             _panel(upper, column, column.leakage, colours)
             _panel(lower, column, column.stolen, colours)
-            places = range(len(column.cuts))
             for values, style in ((column.victim, "--"), (column.random, ":")):
-                lower.plot(places, [values.get(cut, np.nan) for cut in column.cuts], style, color="#777777", lw=1)
+                known = [(place, values[cut]) for place, cut in enumerate(column.cuts) if cut in values]
+                lower.plot(*zip(*known, strict=True) if known else ([], []), style, color="#777777", lw=1)
             upper.set_title(column.title + (" †" if column.note else ""), fontsize=9)
         panels[0][0].set_ylabel("leakage", fontsize=9)
         panels[1][0].set_ylabel("accuracy of the stolen head", fontsize=9)

@@ -16,7 +16,7 @@ from benchmark.errors import UserError
 from benchmark.metrics.reconstruction import align
 from benchmark.models import cuts, network
 from benchmark.record import Record
-from benchmark.report.names import short_names
+from benchmark.report.names import names_across
 from benchmark.report.pictures import Images, Reconstructed, draw_strips
 from benchmark.seeds import Rng
 
@@ -57,7 +57,11 @@ def to_png(rows: Sequence[Reconstructed]) -> bytes:
     """
     if not rows:
         raise UserError("nothing is to be drawn: no reconstructions are kept")
-    names = short_names((row.record.axes.attack, row.record.axes.attack_params) for row in rows)
+    axes = [row.record.axes for row in rows]
+    names = names_across(
+        [(one.attack, one.attack_params) for one in axes if one.dataset == dataset]
+        for dataset in sorted({one.dataset for one in axes})
+    )
     drawn = [Image.open(io.BytesIO(draw_strips(_strips(title, cells, names)))) for title, cells in sheets(rows).items()]
     lines = [drawn[at : at + _ABREAST] for at in range(0, len(drawn), _ABREAST)]
     heights = [max(sheet.height for sheet in line) for line in lines]
