@@ -32,6 +32,9 @@ from benchmark.suite import read_suite
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
+# Each starts processes that import torch.
+pytestmark = pytest.mark.slow
+
 # In the shape of the published code, to be timed in its place: its names, and a sum instead of its work.
 MODELS = """\
 import torch
