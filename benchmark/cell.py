@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from benchmark.record import RESULTS_VERSION as RESULTS_VERSION
@@ -190,6 +191,10 @@ class Cell:
 
     def key(self) -> str:
         """Key of the outcome; see `content_key`."""
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
         assumed = {"assumed": self.assumed.identity()} if self.assumed else {}
         return content_key(
             "cell",
@@ -297,6 +302,17 @@ class Plan:
     def cells(self) -> tuple[Cell, ...]:
         """All cells, in order."""
         return tuple(cell for group in self.groups for cell in group.cells)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        groups = [[cell.to_json() for cell in group.cells] for group in self.groups]
+        return {"suite": self.suite, "suite_digest": self.suite_digest, "groups": groups}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Plan:
+        """The plan that `to_json` wrote."""
+        groups = tuple(Group(tuple(Cell.from_json(cell) for cell in cells)) for cells in value["groups"])
+        return cls(**{**value, "groups": groups})
 
 
 def _params(defenses: tuple[PluginRef, ...]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor
 
 from benchmark.catalogue import DATASETS
-from benchmark.decoded import cache_home
 from benchmark.errors import UserError
+from benchmark.locations import data_root as data_root
 from benchmark.parameters import nearest
 from benchmark.parts import Dataset, Facts, Part
 from benchmark.seeds import Rng
@@ -60,16 +59,6 @@ def load_dataset(spec: str, root: Path | None = None, download: bool = False) ->
         return sources.mnist_5k()
     load = {"mnist": sources.mnist, "fashion-mnist": sources.fashion_mnist, "cifar10": sources.cifar10}[name]
     return load(data_root(root), download)
-
-
-def data_root(root: Path | None = None) -> Path:
-    """Where data sets lie: `root`, else UNSPLIT_BENCH_DATA, else `unsplit-bench/data` in the user's cache folder."""
-    if root is not None:
-        return Path(root).expanduser()
-    named = os.environ.get("UNSPLIT_BENCH_DATA")
-    if named:
-        return Path(named).expanduser()
-    return cache_home() / "data"
 
 
 def choose_targets(part: Part, rule: TargetRule) -> Tensor:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,16 +17,13 @@ import torch
 
 from benchmark.digest import code_digest
 from benchmark.errors import UserError
+from benchmark.locations import cache_home as cache_home
+from benchmark.locations import listed
 from benchmark.parts import Dataset, Part
 from benchmark.tensors import BrokenFileError, load_tensors, save_tensors
 
 FOLDER = "decoded"
 _MADE_BY = ("sources.py", "folders.py", "parts.py")
-
-
-def cache_home() -> Path:
-    """The folder of this program in the user's cache, `XDG_CACHE_HOME` or `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unsplit-bench"
 
 
 def decoded(spec: str, source: Path, decode: Callable[[], Dataset]) -> Dataset:
@@ -58,21 +54,9 @@ def _key(spec: str, source: Path) -> str:
     sha = hashlib.sha256(f"{spec}\n{source.resolve()}\n".encode())
     for name in _MADE_BY:
         sha.update(code_digest(Path(__file__).with_name(name), "", alone=False).encode())
-    for line in sorted(_listed(str(source), "")):
+    for line in sorted(listed(str(source))):
         sha.update(line.encode("utf-8", "surrogateescape"))
     return sha.hexdigest()
-
-
-def _listed(folder: str, inner: str) -> Iterator[str]:
-    # os.scandir, because pathlib takes four times as long for 60 000 files.
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = f"{inner}/{entry.name}"
-            if entry.is_dir():
-                yield from _listed(entry.path, name)
-            else:
-                state = entry.stat()
-                yield f"{name} {state.st_size} {state.st_mtime_ns}\n"
 
 
 def _packed(dataset: Dataset) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.catalogue import Facts as Facts
 from benchmark.errors import UserError
 from benchmark.seeds import Rng
 
@@ -51,23 +52,6 @@ class Part:
         for column in (self.labels, self.ids):
             sha.update(column.cpu().numpy().tobytes())
         return sha.hexdigest()
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a plan must know of a data set; a record keeps it, so that results are read where the data are not.
-
-    Attributes:
-        name: The canonical spec.
-        digest: SHA-256, 64 hex digits, over the three parts.
-        image_shape: Channels, height, width.
-        n_classes: Number of classes.
-    """
-
-    name: str
-    digest: str
-    image_shape: tuple[int, int, int]
-    n_classes: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from benchmark.planted_verdicts import Verdict, keep_verdict, known_verdict, mea
 
 if TYPE_CHECKING:
     from benchmark.cell import Group, PluginRef
-    from benchmark.runner import RunContext
+    from benchmark.context import RunContext
 
 OnPlanted = Callable[["PluginRef", float, Verdict | None], None]
 

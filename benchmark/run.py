@@ -16,13 +16,13 @@ from benchmark.executors.ray_cluster import RAY_OPTIONS
 from benchmark.executors.ray_cluster import RayOptions as RayOptions
 from benchmark.executors.slot import LIMITS
 from benchmark.executors.slot import Limits as Limits
-from benchmark.planted_run import OnPlanted, with_verdicts
 from benchmark.record import Record
 from benchmark.released import read_released
 
 if TYPE_CHECKING:
+    from benchmark.context import RunContext
     from benchmark.options import ExecutorName
-    from benchmark.runner import RunContext
+    from benchmark.planted_run import OnPlanted
     from benchmark.store import Store
 
 
@@ -102,6 +102,11 @@ def run_plan(
     elsewhere: list[Group] = []
     for group in run.groups():
         (here if executor == "inline" or _lives_here(group) else elsewhere).append(group)
+    if not here and not elsewhere:
+        return run.outcome(n_reused)
+    # Imported late: it brings PyTorch, and a run that has nothing to do needs none.
+    from benchmark.planted_run import with_verdicts
+
     logs = logs or store.path.parent / "logs"
     try:
         context = with_verdicts(context, [*here, *elsewhere], logs, here=executor == "inline", on_planted=on_planted)

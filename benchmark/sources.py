@@ -16,6 +16,7 @@ import torch
 
 from benchmark.decoded import decoded
 from benchmark.errors import DataMissingError, UserError
+from benchmark.locations import FOLDERS
 from benchmark.parts import Dataset, Part, dataset_of, interleaved, part_of
 from benchmark.seeds import Rng
 
@@ -83,7 +84,7 @@ def cifar10(root: Path, download: bool = False) -> Dataset:
         UserError: Neither is there, or the original's checksums do not hold; its batches are pickles and are read only
             when they are byte for byte the published ones.
     """
-    original, folder = root / "cifar-10-batches-py", root / "cifar10"
+    original, folder = (root / place for place in FOLDERS["cifar10"])
     if download and not original.exists() and not folder.exists():
         from torchvision.datasets import CIFAR10
 
@@ -163,7 +164,7 @@ def _idx(name: str, folder: str, class_names: tuple[str, ...], root: Path, downl
     MNIST's test set were written by different people, the first by the tidier ones.) Ids count the test images on
     behind the training images.
     """
-    raw = root / folder / "raw"
+    raw = root / FOLDERS[name][0]
     files_of = {
         group: (raw / f"{group}-images-idx3-ubyte", raw / f"{group}-labels-idx1-ubyte") for group in ("train", "t10k")
     }

@@ -94,6 +94,20 @@ def test_a_second_run_finds_everything_done(there: Path, capsys: pytest.CaptureF
     assert "gaussian_noise" in said.out
 
 
+@pytest.mark.parametrize("command", ["run", "leaderboard"])
+def test_what_is_complete_is_answered_without_torch(command: str, there: Path) -> None:
+    code = (
+        "import sys\nfrom benchmark.cli import main\n"
+        f"try: main([{command!r}, 'tiny.yaml'])\nexcept SystemExit as ended: print('ENDED', ended.code or 0)\n"
+        "print('HEAVY', sorted({'torch', 'torchvision', 'opacus', 'skimage', 'scipy'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(HARNESS)}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=there, env=environment
+    )
+    assert ran.stdout.endswith("ENDED 0\nHEAVY []\n")
+
+
 def test_a_defense_of_the_users_own_joins_without_rerunning_the_others(
     there: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,16 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark import registry
+from benchmark.catalogue import Facts
 from benchmark.commands.progress import Display
-from benchmark.data import Facts
+from benchmark.context import RunContext, chosen_device
 from benchmark.errors import UserError
+from benchmark.kept_plan import kept_plan
 from benchmark.options import Options
-from benchmark.plan import plan
 from benchmark.released import read_released
 from benchmark.rows import axes_text
 from benchmark.run import Limits, RayOptions, RunOutcome, records_of, run_plan
-from benchmark.runner import RunContext, chosen_device
 from benchmark.spec import parse_composed
 from benchmark.store import Store
 from benchmark.suite import load_suite
@@ -43,11 +42,20 @@ def planned(options: Options, *, to_read: bool = False) -> tuple[Suite, Plan]:
         UserError: Anything the user wrote is wrong.
     """
     suite = load_suite(options.suite)
-    recorded = _recorded_facts(options, suite) if to_read else {}
-    defenses = [[registry.reference("defense", spec) for spec in parse_composed(text)] for text in options.defenses]
-    attacks = [registry.reference("attack", text) for text in options.attacks]
-    made = plan(suite, defenses, attacks, data_root=options.data_root, download=options.download, recorded=recorded)
-    return suite, made
+
+    def make() -> Plan:
+        # Imported late: with plug-ins and data sets comes PyTorch.
+        from benchmark import registry
+        from benchmark.plan import plan
+
+        recorded = _recorded_facts(options, suite) if to_read else {}
+        defenses = [[registry.reference("defense", spec) for spec in parse_composed(text)] for text in options.defenses]
+        attacks = [registry.reference("attack", text) for text in options.attacks]
+        root, download = options.data_root, options.download
+        return plan(suite, defenses, attacks, data_root=root, download=download, recorded=recorded)
+
+    outside = [f"--{kind} {text}" for kind in ("defense", "attack") for text in getattr(options, f"{kind}s")]
+    return suite, kept_plan(suite, outside, options.data_root, make)
 
 
 def _recorded_facts(options: Options, suite: Suite) -> dict[str, Facts]:
@@ -149,7 +157,8 @@ def device_of(options: Options) -> str:
         UserError: The device is not there, or not what is asked of the cluster.
     """
     if options.executor != "ray":
-        return str(chosen_device(options.device))
+        # What may not be there is refused before anything runs; `auto` each process finds out for itself.
+        return str(chosen_device(options.device)) if options.device == "cuda" else options.device
     gpus = bool(options.gpus_per_task)
     if options.device == ("cpu" if gpus else "cuda"):
         remedy = "leave --gpus-per-task out" if gpus else "add --gpus-per-task"

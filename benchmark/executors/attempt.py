@@ -13,8 +13,8 @@ from benchmark.store import record_text
 
 if TYPE_CHECKING:
     from benchmark.cell import Cell
+    from benchmark.context import RunContext
     from benchmark.record import Record
-    from benchmark.runner import RunContext
 
 Stage = Literal["training", "attack", "ended"]
 OnRecord = Callable[["Record"], None]

@@ -14,7 +14,7 @@ from benchmark.executors.attempt import Failure, OnProgress, OnRecord, Wanted, a
 
 if TYPE_CHECKING:
     from benchmark.cell import Group
-    from benchmark.runner import RunContext
+    from benchmark.context import RunContext
 
 
 def run(

@@ -15,7 +15,7 @@ from benchmark.executors.slot import LIMITS, Ended, Job, Limits, Slot, job_of, w
 
 if TYPE_CHECKING:
     from benchmark.cell import Group
-    from benchmark.runner import RunContext
+    from benchmark.context import RunContext
 
 _WEIGH_SECONDS = 0.5
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ray import ObjectRef
 
     from benchmark.cell import Cell
-    from benchmark.runner import RunContext
+    from benchmark.context import RunContext
 
 _LOOK_SECONDS = 0.5
 # Enough waiting tasks for an autoscaler to see how much there is to do.
