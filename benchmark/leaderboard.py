@@ -57,7 +57,7 @@ IMAGE_COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Leaderboard:
     """Everything the printed tables show.
 

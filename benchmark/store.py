@@ -91,6 +91,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._known: dict[str, Record] = {}
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None)
@@ -197,11 +198,17 @@ class Store:
 
     def _select(self, where: str, values: list[str]) -> list[Record]:
         with self._explained():
-            rows = self._connection.execute(f"SELECT body FROM records WHERE {where}", values).fetchall()
+            rows = self._connection.execute(f"SELECT sha256, body FROM records WHERE {where}", values).fetchall()
         try:
-            return [read_record(body) for (body,) in rows]
+            return [self._record(checksum, body) for checksum, body in rows]
         except ValueError as error:
             raise UserError(f"store {self.path}: {error}; choose another folder with --output") from None
+
+    def _record(self, checksum: str, body: str) -> Record:
+        # A command looks at the same records several times, and to check one takes longer than all else.
+        if checksum not in self._known:
+            self._known[checksum] = read_record(body)
+        return self._known[checksum]
 
     def _open(self) -> None:
         # Two processes that open a new file at once may find it locked in spite of the timeout, which SQLite

@@ -88,6 +88,8 @@ def _identified_too_often(standing: Standing) -> str | None:
         trials = min(len(rate) for rate in rates)
         # A share of a tie is no success; seeds attack the same images, which are no further trials.
         successes = math.floor(float(np.mean([np.mean(rate) for rate in rates])) * trials + 1e-9)
+        if successes <= bound * trials:
+            continue  # No lower end lies above the share itself.
         low = exact_low(successes, trials, 1 - (1 - LEVEL) / len(tried))
         if low > bound:
             candidates = int(records[0].scalars["identification_candidates"])

@@ -6,7 +6,8 @@ everything that is put into it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,17 +17,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from benchmark.flags import meaning
 from benchmark.leaderboard import Leaderboard
 from benchmark.report.cells import text
-from benchmark.report.names import Variant, attack_names, legend
+from benchmark.report.names import attack_names, legend
 from benchmark.report.tables import (
     BROKEN_NOTE,
     FRONT_NOTE,
     GOAL_TITLES,
     RATES_NOTE,
     by_goal,
-    printed,
     printed_attacks,
+    printed_by_goal,
     printed_claims,
 )
+
+# Beside the cut asked for, what a flag is filed under.
+PLACE = ("goal", "dataset", "model", "topology", "threat_model", "defense", "params")
+Place = tuple[Any, ...]
+Note = tuple[str, str, str]
 
 # In the order in which they are printed; docs/scoring.md has the formulas.
 MEANINGS = {
@@ -67,10 +73,13 @@ def to_html(board: Leaderboard) -> str:
     Args:
         board: As `benchmark.leaderboard.leaderboard` gives it.
     """
-    names = attack_names(board.attacks)
+    names, raised = attack_names(board.attacks), _by_place(board.notes)
     goals = [
-        (GOAL_TITLES[goal], [(title, _table(frame, board.notes, names)) for title, frame in tables])
-        for goal, tables in by_goal(board)
+        (
+            GOAL_TITLES[goal],
+            [(title, _table(frame, rows, raised)) for (title, frame), (_, rows) in zip(tables, found, strict=True)],
+        )
+        for (goal, tables), (_, found) in zip(printed_by_goal(board), by_goal(board), strict=True)
     ]
     attacks = _plain(printed_attacks(board.attacks, names)) if len(board.attacks) else None
     tables = [table for _, of_goal in goals for _, table in of_goal] + ([attacks] if attacks else [])
@@ -88,9 +97,13 @@ def to_html(board: Leaderboard) -> str:
     )
 
 
-def _table(frame: pd.DataFrame, notes: pd.DataFrame, names: Mapping[Variant, str]) -> dict[str, Any]:
-    table = _plain(printed(frame, names).drop(columns="flags"))
-    table["raised"] = [_raised(row, notes) for _, row in frame.iterrows()]
+def _table(frame: pd.DataFrame, rows: pd.DataFrame, notes: Mapping[Place, Sequence[Note]]) -> dict[str, Any]:
+    table = _plain(frame.drop(columns="flags"))
+    places = zip(*(rows[name].tolist() for name in ("asked", *PLACE)), strict=True)
+    table["raised"] = [
+        _raised(set(str(flags).split(", ")), notes.get(place, ()))
+        for place, flags in zip(places, rows["flags"], strict=True)
+    ]
     return table
 
 
@@ -98,14 +111,17 @@ def _plain(frame: pd.DataFrame) -> dict[str, Any]:
     return {"columns": [str(name) for name in frame.columns], "rows": frame.to_numpy().tolist()}
 
 
-def _raised(row: pd.Series[Any], notes: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """Code, severity and sentence of each flag of a row."""
-    chosen = notes[notes["cut"] == row["asked"]]
-    for name in ("goal", "dataset", "model", "topology", "threat_model", "defense", "params"):
-        chosen = chosen[chosen[name] == row[name]]
-    raised = set(str(row["flags"]).split(", "))
-    found = zip(chosen["flag"], chosen["severity"], chosen["sentence"], strict=True)
-    return [(code, severity, text(sentence)) for code, severity, sentence in dict.fromkeys(found) if code in raised]
+def _by_place(notes: pd.DataFrame) -> dict[Place, list[Note]]:
+    """Code, severity and sentence of each flag, by the row that it is raised on."""
+    found: dict[Place, list[Note]] = defaultdict(list)
+    columns = (notes[name].tolist() for name in ("cut", *PLACE, "flag", "severity", "sentence"))
+    for *place, code, severity, sentence in zip(*columns, strict=True):
+        found[tuple(place)].append((code, severity, text(sentence)))
+    return found
+
+
+def _raised(codes: set[str], notes: Sequence[Note]) -> list[Note]:
+    return [note for note in dict.fromkeys(notes) if note[0] in codes]
 
 
 @cache
