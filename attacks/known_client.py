@@ -10,8 +10,9 @@ from pydantic import Field
 
 from attacks.base import Attack, Budget, Finding, Goal, Progress, Stance
 from attacks.clients.client_model import has_stand_in
-from attacks.inversion.alternate import Outcome, Schedule
+from attacks.inversion.outcome import Outcome
 from attacks.inversion.problems import Problems, both, sent, solve
+from attacks.inversion.schedule import Schedule
 from benchmark.view import Knowledge, ServerView
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from attacks.base import Attack, Budget, Finding, Goal, Progress, Stance
 from attacks.clients.client_model import has_stand_in
-from attacks.inversion.alternate import Outcome, Schedule
+from attacks.inversion.outcome import Outcome
 from attacks.inversion.problems import Problems, Sent, both, sent, solve
+from attacks.inversion.schedule import Schedule
 from attacks.inversion.selection import consensus, lowest, lowest_restart
 from benchmark.view import ServerView
 
@@ -41,6 +42,10 @@ class UnSplit(Attack):
     it, joins what a random mask let through in any view, and keeps the images at the known noise level as a checkpoint
     beside the others. Without much noise both gain from faster rates (input_lr=0.02, model_lr=0.01 for ten rounds of 20
     + 20).
+
+    `ends=at_rest` lets each restart go when its loss has come to rest, and the record says how many steps that saved.
+    `halve` drops the half of the restarts with the higher loss on the way; the loss tells little early, least of all
+    behind a second convolution.
 
     Of several restarts, `select=own_loss` gives back the image with the lowest feature loss (joint: the restart with
     the lowest mean), and `consensus` what the restarts agree on. The clone given back is the one with the lowest
@@ -85,9 +90,26 @@ class UnSplit(Attack):
         "own_loss", description="which restart's images are given back: lowest feature loss, or what all agree on"
     )
     checkpoints: int = Field(4, ge=1, le=100, description="equally spaced moments whose images are kept, end included")
+    ends: Literal["after_all_rounds", "at_rest"] = Field(
+        "after_all_rounds", description="when a restart ends: with the budget, or before it where its loss is at rest"
+    )
+    halve: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the rounds after which the half of the restarts with the higher feature loss is dropped; "
+        "null keeps all",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="what convolutions' products are computed in; weights and losses stay in float32"
     )
+
+    @model_validator(mode="after")
+    def _halves_what_there_is(self) -> Self:
+        if self.halve is not None and (self.restarts == 1 or self.clone == "carried"):
+            why = "restarts=1 leaves nothing to drop" if self.restarts == 1 else "clone=carried needs all restarts"
+            raise ValueError(f"halve={self.halve:g} drops half of the restarts, but {why}; leave halve out")
+        return self
 
     def schedule(self) -> Schedule:
         """The optimisation these parameters ask for."""
@@ -102,6 +124,9 @@ class UnSplit(Attack):
             l2=preset if self.l2 is None else self.l2,
             checkpoints=self.checkpoints,
             precision=self.precision,
+            ends_at_rest=self.ends == "at_rest",
+            halved_after=None if self.halve is None else max(1, round(self.halve * self.rounds)),
+            rivals=self.restarts,
         )
 
     def run(self, views: Sequence[ServerView], budget: Budget, progress: Progress) -> list[Finding]:
@@ -144,7 +169,7 @@ class UnSplit(Attack):
         problems = Problems(clones * views, starts.repeat(views, 1, 1, 1, 1), seen.repeated(restarts))
         outcome, heads = solve(problems, self.schedule(), budget.memory, progress)
         return [
-            _Restarts(outcome.lanes(at, at + restarts), heads[at : at + restarts], whole=True)
+            _Restarts.of(outcome, heads, range(at, at + restarts), 1, whole=True)
             for at in range(0, views * restarts, restarts)
         ]
 
@@ -154,21 +179,14 @@ class UnSplit(Attack):
         views, n = seen.targets.shape[:2]
         restarts = len(clones)
         problems = Problems(
-            [clone for _ in range(views) for clone in clones for _ in range(n)],
-            starts.flatten(0, 1).repeat(views, 1, 1, 1).unsqueeze(1),
-            seen.repeated(restarts).singly(),
+            [clone for _ in range(views * n) for clone in clones],
+            starts.transpose(0, 1).flatten(0, 1).repeat(views, 1, 1, 1).unsqueeze(1),
+            seen.singly().repeated(restarts),
         )
         outcome, heads = solve(problems, self.schedule(), budget.memory, progress)
         each = restarts * n
         return [
-            _Restarts(
-                outcome.lanes(at, at + each).changed(
-                    lambda part, lane: part.squeeze(lane + 1).unflatten(lane, (-1, n))
-                ),
-                heads[at : at + each],
-                whole=False,
-            )
-            for at in range(0, views * each, each)
+            _Restarts.of(outcome, heads, range(at, at + each), n, whole=False) for at in range(0, views * each, each)
         ]
 
     def _carried(
@@ -192,7 +210,7 @@ class UnSplit(Attack):
             outcomes.append(outcome)
         joined = Outcome.joined(outcomes, 1)
         return [
-            _Restarts(joined.lanes(at, at + restarts), heads[at : at + restarts], whole=False)
+            _Restarts.of(joined, heads, range(at, at + restarts), 1, whole=False)
             for at in range(0, views * restarts, restarts)
         ]
 
@@ -212,21 +230,42 @@ class UnSplit(Attack):
             reconstructions=torch.stack(reconstructions),
             clone=result.heads[result.best_head()],
             trace={"step": [float(step) for step in outcome.steps], "loss": trace.tolist()},
-            steps=schedule.steps,
+            steps=int(outcome.spent.max()),
+            saved_steps=result.saved(schedule),
             checkpoints=checkpoints,
         )
 
 
 @dataclass(frozen=True)
 class _Restarts:
-    """All R restarts of one view: their outcome, with R in the place of the lanes.
+    """The restarts of one view: the outcome of those that are left, with R in the place of the lanes.
 
     `heads` are R clones, or R * n where each target has its own. `whole`: a restart is chosen for all targets or none.
+    `spent` is the mean of the steps of all, also of those that were dropped.
     """
 
     outcome: Outcome
     heads: list[nn.Module]
     whole: bool
+    spent: float
+
+    @classmethod
+    def of(cls, outcome: Outcome, heads: list[nn.Module], lanes: range, alone: int, *, whole: bool) -> _Restarts:
+        """What became of these lanes, which go target by target where `alone` targets have lanes of their own."""
+        own = outcome.lanes(lanes.start, lanes.stop)
+        left = (~own.behind[:, 0]).nonzero().flatten()
+        if alone > 1:
+            left = left.unflatten(0, (alone, -1)).T.flatten()
+        of_left = own.chosen(left)
+        if alone > 1:
+            of_left = of_left.changed(lambda part, lane: part.squeeze(lane + 1).unflatten(lane, (-1, alone)))
+        return cls(
+            of_left, [heads[lanes.start + lane] for lane in left.tolist()], whole, float(own.spent.float().mean())
+        )
+
+    def saved(self, schedule: Schedule) -> int:
+        """Gradient steps of a restart that were not needed, on average."""
+        return round(schedule.steps - self.spent)
 
     def ranking(self) -> Tensor:
         """[checkpoints, R, n], what restarts are compared by."""

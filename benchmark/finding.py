@@ -32,6 +32,7 @@ class Finding:
         trace: Series of equal length where the attack optimises: `step`, and `loss` (mean feature loss, without
             regularisers, over the targets) or, where something is trained beforehand, `training_loss`.
         steps: Gradient steps spent on one target.
+        saved_steps: Gradient steps of its budget that the attack found it could do without, on average over restarts.
         checkpoints: The step each checkpoint was taken at.
     """
 
@@ -40,4 +41,5 @@ class Finding:
     clone: nn.Module | None = None
     trace: Mapping[str, Sequence[float]] = field(default_factory=dict)
     steps: int = 0
+    saved_steps: int = 0
     checkpoints: Sequence[int] = ()

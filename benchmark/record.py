@@ -103,7 +103,7 @@ class Record:
             do not come from scores are computed from. See `benchmark.evidence`.
         cost: `bytes_up`, `bytes_down` per sample and step, `client_flops`, `client_params`,
             `training_seconds`, `time_ratio`.
-        convergence: `trace`, `converged`, `steps`, `checkpoint`, `checkpoints`.
+        convergence: `trace`, `converged`, `steps`, `saved_steps`, `checkpoint`, `checkpoints`.
         run: `seconds`, `peak_memory`, `device`, `environment` (versions), `results` (the results version), `commit`,
             `plugins` (origin and digest),
             `planted` (what came of the attack's planted clients: `passed`, by goal in `goals`, the worst `client` with

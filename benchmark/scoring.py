@@ -214,6 +214,7 @@ def _convergence(victim: Victim, observation: Observation, finding: Finding, che
     return {
         "trace": trace,
         "steps": finding.steps,
+        "saved_steps": finding.saved_steps,
         "checkpoints": list(finding.checkpoints),
         "checkpoint": checkpoint,
         "truth_residual": residual,

@@ -19,7 +19,8 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.inversion.alternate import Schedule, alternate
+from attacks.inversion.alternate import alternate
+from attacks.inversion.schedule import Schedule
 from benchmark.lanes import Lanes
 from benchmark.models import MODELS
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.inversion.alternate import Schedule, alternate
+from attacks.inversion.alternate import alternate
+from attacks.inversion.schedule import Schedule
 from benchmark.lane_layers import Anything, Convolution, Dense, PerSample
 from benchmark.lane_pooling import PooledConvolution
 from benchmark.lanes import Lanes, adam, bytes_per_lane, chunks, stages

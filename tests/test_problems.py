@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from attacks.inversion import problems as module
-from attacks.inversion.alternate import Schedule
 from attacks.inversion.problems import Problems, Sent, solve
+from attacks.inversion.schedule import Schedule
 from tests.server_views import clone, head, images
 
 AMPLE = 2**40
@@ -17,7 +17,7 @@ LIMITED = """
 import json, resource, sys
 import torch
 from attacks.inversion import problems as module
-from attacks.inversion.alternate import Schedule
+from attacks.inversion.schedule import Schedule
 from attacks.inversion.problems import Problems, Sent, solve
 from tests.server_views import clone, head, images
 

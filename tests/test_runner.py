@@ -143,6 +143,12 @@ def test_a_loss_that_still_falls_is_not_converged(run: Callable[..., Record]) ->
     assert run(Told()).convergence["converged"] is False
 
 
+def test_the_steps_that_an_attack_could_do_without_are_recorded(run: Callable[..., Record]) -> None:
+    attack = "unsplit:clone=joint,rounds=4,input_steps=5,model_steps=5,restarts=2,jitter=0.05,halve=0.5"
+    convergence = run(attack).convergence
+    assert (convergence["steps"], convergence["saved_steps"]) == (40, 10)
+
+
 @pytest.mark.parametrize(
     ("what", "sentence"),
     [

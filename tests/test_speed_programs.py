@@ -161,7 +161,8 @@ def test_the_shortest_budget_that_reaches_a_score_is_found_and_run_alone(tmp_pat
 
 def test_the_plain_loop_steps_as_the_batched_attack_does(tmp_path: Path) -> None:
     # One target, one round: both start from a constant image and differ in rounding only.
-    from attacks.inversion.alternate import Schedule, alternate
+    from attacks.inversion.alternate import alternate
+    from attacks.inversion.schedule import Schedule
     from benchmark.lanes import Lanes
 
     torch.manual_seed(1)

@@ -135,6 +135,7 @@ class DefendedPath:
 
     def __init__(self, clients: Sequence[ClientModel], lanes: Sequence[tuple[int, int]], targets: Tensor) -> None:
         self._step = 0
+        self._clients, self._lanes = clients, lanes
         runs = [(view, [number for _, number in run]) for view, run in groupby(lanes, key=lambda lane: lane[0])]
         self._names = [names for _, names in runs]
         self._chains: dict[Which, list[tuple[HookModel, ...]]] = {
@@ -144,6 +145,12 @@ class DefendedPath:
         self._lines = {which: self._stacked(chains) for which, chains in self._chains.items()}
         self._seen = (targets != 0).split([*map(len, self._names)])
         self.inputs_vary = any(model.varies for chain in self._chains["inputs"] for model in chain)
+
+    def part(self, lanes: Sequence[int], targets: Tensor) -> DefendedPath:
+        """The same for some of the lanes, ascending, whose targets are given; it goes on drawing where this one is."""
+        part = DefendedPath(self._clients, [self._lanes[lane] for lane in lanes], targets)
+        part._step = self._step
+        return part
 
     def inputs(self, x: Tensor) -> Tensor:
         """Images as they enter the head, [L, n, channels, height, width]."""

@@ -2,123 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from attacks.clients.defended_path import DefendedPath
+from attacks.inversion.leaving import at_rest, behind
+from attacks.inversion.logbook import Logbook
+from attacks.inversion.outcome import Outcome
+from attacks.inversion.schedule import Schedule
 from benchmark.errors import PluginError
-from benchmark.lane_layers import Precision
 from benchmark.lanes import Lanes, adam
 
-TRACE_POINTS = 50
 # What standardised squared errors count beside the prior in the first and in the last round: a strong prior finds the
 # shapes, a weak one the details. Of what was tried on mnist-5k, pool1, joint, this loses least on any head.
 FIRST_GAIN, LAST_GAIN = 0.003, 0.1
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long to optimise, and what.
-
-    Attributes:
-        rounds: Alternations, at least 1.
-        input_steps: Steps on the images in each round.
-        model_steps: Steps on the weights in each round; 0 leaves them as they are.
-        input_lr: Learning rate on the images.
-        model_lr: Learning rate on the weights.
-        tv: Weight of the squared total variation.
-        l2: Weight of the mean squared pixel.
-        checkpoints: How many images of each target are kept, at equally spaced ends of rounds, the last included.
-        precision: What convolutions' products are computed in; see `Lanes`.
-    """
-
-    rounds: int
-    input_steps: int
-    model_steps: int
-    input_lr: float
-    model_lr: float
-    tv: float
-    l2: float
-    checkpoints: int
-    precision: Precision = "float32"
-
-    @property
-    def steps(self) -> int:
-        """Gradient steps in all."""
-        return self.rounds * (self.input_steps + self.model_steps)
-
-    def kept_rounds(self) -> list[int]:
-        """The rounds, counted from 1, at whose ends images are kept; ascending, the last one always among them."""
-        return sorted({max(1, round(self.rounds * i / self.checkpoints)) for i in range(1, self.checkpoints + 1)})
-
-    def kept_steps(self) -> list[int]:
-        """The same, in gradient steps."""
-        return [kept * (self.input_steps + self.model_steps) for kept in self.kept_rounds()]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Where an optimisation of L lanes with n images each went.
-
-    Attributes:
-        images: [checkpoints, L, n, channels, height, width].
-        losses: Feature loss (mean squared error of the smashed data) of each image there, [checkpoints, L, n].
-        steps: Gradient steps done at each point of the trace.
-        trace: Feature loss at each of them, [points, L, n].
-        stopped: The images when their feature loss first was at the known noise level, [L, n, ...], or None where
-            none was to be stopped at; what never got there is as it ended.
-        stopped_at: The step of it, [L, n].
-    """
-
-    images: Tensor
-    losses: Tensor
-    steps: list[int]
-    trace: Tensor
-    stopped: Tensor | None = None
-    stopped_at: Tensor | None = None
-
-    @classmethod
-    def joined(cls, outcomes: Sequence[Outcome], behind: int = 0) -> Outcome:
-        """Outcomes of the same schedule side by side, along the dimension `behind` the lanes' (0: the lanes)."""
-        stopped = [outcome.stopped for outcome in outcomes if outcome.stopped is not None]
-        stopped_at = [outcome.stopped_at for outcome in outcomes if outcome.stopped_at is not None]
-        return cls(
-            torch.cat([outcome.images for outcome in outcomes], 1 + behind),
-            torch.cat([outcome.losses for outcome in outcomes], 1 + behind),
-            outcomes[0].steps,
-            torch.cat([outcome.trace for outcome in outcomes], 1 + behind),
-            torch.cat(stopped, behind) if stopped else None,
-            torch.cat(stopped_at, behind) if stopped_at else None,
-        )
-
-    def changed(self, change: Callable[[Tensor, int], Tensor]) -> Outcome:
-        """Every tensor changed; `change` is told which dimension the lanes are in."""
-        return Outcome(
-            change(self.images, 1),
-            change(self.losses, 1),
-            self.steps,
-            change(self.trace, 1),
-            None if self.stopped is None else change(self.stopped, 0),
-            None if self.stopped_at is None else change(self.stopped_at, 0),
-        )
-
-    def kept(self, schedule: Schedule) -> tuple[list[Tensor], list[int]]:
-        """Images [L, n, ...] of every checkpoint, and the step of each.
-
-        Those that reached the known noise level come first, under their median step, so that what comes last is where
-        the optimisation ended.
-        """
-        images, steps = list(self.images), schedule.kept_steps()
-        if self.stopped is not None and self.stopped_at is not None and bool(self.stopped_at.min() < schedule.steps):
-            return [self.stopped, *images], [int(self.stopped_at.median()), *steps]
-        return images, steps
-
-    def lanes(self, start: int, end: int) -> Outcome:
-        """The lanes from `start` to before `end`."""
-        return self.changed(lambda part, lane: part.narrow(lane, start, end - start))
 
 
 @dataclass(frozen=True)
@@ -135,6 +35,11 @@ class Defended:
     path: DefendedPath
     weights: Tensor
     levels: Tensor | None
+
+    def part(self, lanes: list[int], targets: Tensor) -> Defended:
+        """The same for some of the lanes, whose targets are given."""
+        levels = None if self.levels is None else self.levels[lanes]
+        return Defended(self.path.part(lanes, targets), self.weights[lanes], levels)
 
 
 def alternate(
@@ -165,78 +70,150 @@ def alternate(
         PluginError: The heads' outputs have another shape than the targets.
     """
     targets = targets.detach()
-    x = start.detach().clone(memory_format=torch.contiguous_format)
-    features = targets[0, 0].numel()
-    path = None if defended is None else defended.path
-    _check(lanes, x, targets)
-    image_adam = adam([x], schedule.input_lr)
-    unknown = list(lanes.parameters.values())
-    weight_adam = adam(unknown, schedule.model_lr) if unknown and schedule.model_steps else None
-
-    every = max(1, schedule.steps // TRACE_POINTS)
-    done, steps, trace = 0, list[int](), list[Tensor]()
-    images, losses = list[Tensor](), list[Tensor]()
+    _check(lanes, start, targets)
+    logbook = Logbook(start, schedule)
+    running = _Running(lanes, start, targets, schedule, defended, logbook)
     kept = set(schedule.kept_rounds())
+    for number in range(1, schedule.rounds + 1):
+        running.round(number)
+        if number in kept or number == schedule.halved_after:
+            logbook.note(running.x, running.losses())
+        if number in kept:
+            logbook.keep()
+        progress(number / schedule.rounds)
+        if number < schedule.rounds and running.some_leave(number) and not len(running.x):
+            progress(1.0)
+            break
+    running.write_back()
+    return logbook.outcome(noise_known=defended is not None and defended.levels is not None)
 
-    weights: Tensor | None = None
-    levels = None if defended is None else defended.levels
-    stopped, stopped_at = x.detach().clone(), torch.full(x.shape[:2], -1, device=x.device)
 
-    def residual(z: Tensor) -> Tensor:
-        difference = z.detach() - targets
-        if done % every == 0:
-            steps.append(done)
-            trace.append(_mean_square(difference))
-            if levels is not None:
-                stop(trace[-1] <= levels)
-        return difference if weights is None else difference.mul_(weights)
+class _Running:
+    """The lanes that are still there, what is optimised in them, and their optimisers."""
 
-    def stop(reached: Tensor) -> None:
-        now = reached & (stopped_at < 0)
-        stopped_at[now] = done
-        stopped[now] = x.detach()[now]
+    def __init__(
+        self,
+        lanes: Lanes,
+        start: Tensor,
+        targets: Tensor,
+        schedule: Schedule,
+        defended: Defended | None,
+        logbook: Logbook,
+    ) -> None:
+        self.all, self.lanes, self.targets = lanes, lanes, targets
+        self.schedule, self.defended, self.logbook = schedule, defended, logbook
+        self.features = targets[0, 0].numel()
+        self.weights: Tensor | None = None
+        self.x = start.detach().clone(memory_format=torch.contiguous_format)
+        self.image_adam = adam([self.x], schedule.input_lr)
+        self.unknown = list(lanes.parameters.values())
+        learns = bool(self.unknown) and schedule.model_steps > 0
+        self.weight_adam = adam(self.unknown, schedule.model_lr) if learns else None
 
-    with torch.enable_grad():
-        for number in range(1, schedule.rounds + 1):
-            weights = None if defended is None else defended.weights * _gain(number, schedule.rounds)
-            with_weights = lanes.frozen()
-            x.requires_grad_(True)
-            for _ in range(schedule.input_steps):
-                z = with_weights(x) if path is None else path.activations(with_weights(path.inputs(x)))
-                (gradient,) = torch.autograd.grad(z, x, residual(z).mul_(2 / features))
-                # The fused optimiser takes the gradient's memory to lie as the image's does.
-                x.grad = _add_prior_gradient(gradient.contiguous(), x.detach(), schedule.tv, schedule.l2)
-                image_adam.step()
-                done += 1
-            x.requires_grad_(False)
-            if weight_adam is not None:
-                with_images = lanes.at(x if path is None else path.inputs(x))
-                for step in range(schedule.model_steps):
-                    if path is not None and path.inputs_vary and step:
-                        with_images = lanes.at(path.inputs(x))
-                    z = with_images() if path is None else path.activations(with_images())
-                    upstream = residual(z).mul_(2 / (features * x.shape[1]))
-                    gradients = torch.autograd.grad(z, unknown, upstream, materialize_grads=True)
-                    for weight, weight_gradient in zip(unknown, gradients, strict=True):
-                        weight.grad = weight_gradient.contiguous()
-                    weight_adam.step()
-                    done += 1
-            if number in kept:
-                images.append(x.detach().clone())
-                with torch.no_grad():
-                    z = lanes(x) if path is None else path.activations(lanes(path.inputs(x)))
-                    losses.append(_mean_square(z - targets))
-            progress(number / schedule.rounds)
-    if levels is not None:
-        stop(stopped_at < 0)
-    return Outcome(
-        torch.stack(images),
-        torch.stack(losses),
-        [*steps, done],
-        torch.stack([*trace, losses[-1]]),
-        None if levels is None else stopped,
-        None if levels is None else stopped_at,
-    )
+    def round(self, number: int) -> None:
+        """All steps on the images, then all on the weights."""
+        if self.defended is not None:
+            self.weights = self.defended.weights * _gain(number, self.schedule.rounds)
+        with torch.enable_grad():
+            self._image_steps()
+            if self.weight_adam is not None:
+                self._weight_steps(self.weight_adam)
+
+    def losses(self) -> Tensor:
+        """Feature loss of every image as it is now, [l, n]."""
+        with torch.no_grad():
+            z = self.lanes(self._inputs())
+            return _mean_square(self._sent(z) - self.targets)
+
+    def some_leave(self, number: int) -> bool:
+        """Let go of lanes that have fallen behind or are at rest after this round; whether there were any."""
+        at, logbook = self.logbook.at, self.logbook
+        leaving = torch.zeros(len(at), dtype=torch.bool, device=at.device)
+        if number == self.schedule.halved_after:
+            fallen = behind(logbook.losses.mean(1), self.schedule.rivals)
+            logbook.behind |= fallen.unsqueeze(1)
+            leaving |= fallen[at]
+        if self.schedule.ends_at_rest and logbook.trace:
+            leaving |= at_rest(torch.stack(logbook.trace)[:, at].mean(2))
+        if not bool(leaving.any()):
+            return False
+        logbook.note(self.x, self.losses())
+        self._go_on_with((~leaving).nonzero().flatten())
+        return True
+
+    def write_back(self) -> None:
+        """Give the lanes that all began with the weights of those that are still there."""
+        if self.lanes is not self.all:
+            with torch.no_grad():
+                for name, weight in self.lanes.parameters.items():
+                    self.all.parameters[name][self.logbook.at] = weight
+
+    def _go_on_with(self, stay: Tensor) -> None:
+        self.write_back()
+        self.logbook.at = self.logbook.at[stay]
+        before = [self.x, *self.unknown]
+        self.x, self.targets = self.x[stay], self.targets[stay]
+        chosen = stay.tolist()
+        if not chosen:
+            self.lanes = self.all
+            return
+        if self.defended is not None:
+            self.defended = self.defended.part(chosen, self.targets)
+        self.lanes = Lanes([self.lanes.head(lane) for lane in chosen], self.schedule.precision)
+        self.unknown = list(self.lanes.parameters.values())
+        self.image_adam = _narrowed(self.image_adam, before[:1], [self.x], stay)
+        if self.weight_adam is not None:
+            self.weight_adam = _narrowed(self.weight_adam, before[1:], self.unknown, stay)
+
+    def _image_steps(self) -> None:
+        schedule, x, path = self.schedule, self.x, self._path
+        with_weights = self.lanes.frozen()
+        x.requires_grad_(True)
+        for _ in range(schedule.input_steps):
+            z = with_weights(x) if path is None else path.activations(with_weights(path.inputs(x)))
+            (gradient,) = torch.autograd.grad(z, x, self._residual(z).mul_(2 / self.features))
+            # The fused optimiser takes the gradient's memory to lie as the image's does.
+            x.grad = _add_prior_gradient(gradient.contiguous(), x.detach(), schedule.tv, schedule.l2)
+            self.image_adam.step()
+        x.requires_grad_(False)
+
+    def _weight_steps(self, weight_adam: torch.optim.Adam) -> None:
+        path, scale = self._path, 2 / (self.features * self.x.shape[1])
+        with_images = self.lanes.at(self._inputs())
+        for step in range(self.schedule.model_steps):
+            if path is not None and path.inputs_vary and step:
+                with_images = self.lanes.at(path.inputs(self.x))
+            z = self._sent(with_images())
+            gradients = torch.autograd.grad(z, self.unknown, self._residual(z).mul_(scale), materialize_grads=True)
+            for weight, gradient in zip(self.unknown, gradients, strict=True):
+                weight.grad = gradient.contiguous()
+            weight_adam.step()
+
+    def _residual(self, z: Tensor) -> Tensor:
+        difference = z.detach() - self.targets
+        if self.logbook.step():
+            levels = None if self.defended is None else self.defended.levels
+            self.logbook.point(self.x, _mean_square(difference), levels)
+        return difference if self.weights is None else difference.mul_(self.weights)
+
+    @property
+    def _path(self) -> DefendedPath | None:
+        return None if self.defended is None else self.defended.path
+
+    def _inputs(self) -> Tensor:
+        return self.x if self._path is None else self._path.inputs(self.x)
+
+    def _sent(self, z: Tensor) -> Tensor:
+        return z if self._path is None else self._path.activations(z)
+
+
+def _narrowed(optimiser: torch.optim.Adam, before: list[Tensor], after: list[Tensor], stay: Tensor) -> torch.optim.Adam:
+    """The same optimiser for the lanes that stay, `after` in the place of `before`, with its state."""
+    narrowed = adam(after, optimiser.param_groups[0]["lr"])
+    for whole, part in zip(before, after, strict=True):
+        state = optimiser.state[whole].items()
+        narrowed.state[part] = {name: value[stay] if value.dim() else value.clone() for name, value in state}
+    return narrowed
 
 
 def _check(lanes: Lanes, x: Tensor, targets: Tensor) -> None:

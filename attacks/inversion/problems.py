@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from attacks.clients.client_model import client_model
 from attacks.clients.defended_path import ClientModel, DefendedPath
 from attacks.clients.observed import observed
-from attacks.inversion.alternate import Defended, Outcome, Schedule, alternate
+from attacks.inversion.alternate import Defended, alternate
+from attacks.inversion.outcome import Outcome
+from attacks.inversion.schedule import Schedule
 from benchmark.finding import Finding
 from benchmark.lane_chunks import chunked, rising
 from benchmark.lanes import Lanes, bytes_per_lane
@@ -128,23 +130,26 @@ def solve(
     pulled to black they are bright when they enter the clone, which then saturates or dies. There it is left out.
     """
     lane_bytes = bytes_per_lane(problems.heads[0], problems.starts[0])
+    # Rivals are compared with each other, so they have to be in one chunk.
+    together = 1 if schedule.halved_after is None else schedule.rivals
     tell = rising(progress)
     done = list[tuple[Outcome, list[nn.Module]]]()
     for lanes_of, keeps_black in problems.sent.runs():
         asked = schedule if keeps_black else replace(schedule, l2=0.0)
 
         def work(run: range, first: int = lanes_of.start, asked: Schedule = asked) -> tuple[Outcome, list[nn.Module]]:
-            part = slice(first + run.start, first + run.stop)
+            part = slice(first + run.start * together, first + run.stop * together)
             lanes = Lanes(problems.heads[part], schedule.precision)
             given = problems.sent.part(part)
 
             def partly(fraction: float) -> None:
-                tell((part.start + fraction * len(run)) / len(problems.heads))
+                tell((part.start + fraction * len(lanes)) / len(problems.heads))
 
             outcome = alternate(lanes, problems.starts[part], given.targets, asked, partly, given.defended())
             return outcome, [lanes.head(lane) for lane in range(len(lanes))]
 
-        done += chunked(lanes_of.stop - lanes_of.start, lane_bytes, budget_bytes, work)
+        n_chunked = (lanes_of.stop - lanes_of.start) // together
+        done += chunked(n_chunked, lane_bytes * together, budget_bytes, work)
     return Outcome.joined([outcome for outcome, _ in done]), [head for _, heads in done for head in heads]
 
 
