@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.metrics import structural_similarity
 
 from benchmark.data import Dataset
 from benchmark.errors import PluginError, UserError
@@ -56,6 +57,22 @@ def test_ssim_of_eleven_pixels_is_the_formula_of_its_one_window(seed: int) -> No
     truth, image = pictures(seed, side=11), pictures(seed + 100, side=11)
     expected = [ssim_of_one_window(t[0].numpy(), i[0].numpy()) for t, i in zip(truth, image, strict=True)]
     assert score_images(image, truth)["ssim_raw"] == pytest.approx(expected, abs=1e-12)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10_000), st.sampled_from([(1, 28, 28), (3, 32, 32), (1, 11, 11), (3, 24, 40)]))
+def test_ssim_is_scikit_images_to_the_bit(seed: int, shape: tuple[int, int, int]) -> None:
+    truth = Rng("truth", seed).uniform((3, *shape))
+    images = truth + 0.3 * Rng("noise", seed).normal((3, *shape))
+    images[0] = 0.5
+    seen = images.double().clamp(0, 1).numpy()
+    expected = [
+        structural_similarity(
+            true, shown, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=0
+        )
+        for true, shown in zip(truth.double().numpy(), seen, strict=True)
+    ]
+    assert score_images(images, truth)["ssim_raw"] == expected
 
 
 def test_ssim_of_colour_is_the_mean_over_channels() -> None:
