@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,40 +17,51 @@ if TYPE_CHECKING:
 Scored = tuple[dict[str, list[float]], dict[str, dict[str, list[float]]], dict[str, float]]
 
 
-def score_labels(
-    inferred: Tensor, observation: Observation, victim: Victim, undefended: Victim | None, n_classes: int
-) -> Scored:
-    """Accuracy of inferred labels, its controls, and what servers know without gradients.
+def score_labels(inferred: Tensor, truth: Tensor, n_classes: int, without_gradient: Mapping[str, float]) -> Scored:
+    """Accuracy of inferred labels, and its controls.
 
     Args:
         inferred: [n], whole numbers.
+        truth: [n], int64.
+        n_classes: Number of labels.
+        without_gradient: As the function of this name gives it.
+
+    Returns:
+        Per-image values, controls (`benchmark.metrics.labels.label_controls`) and scalars: `label_accuracy` and
+        `without_gradient`.
+    """
+    per_image = label_scores(inferred, truth)
+    scalars = {"label_accuracy": sum(per_image["correct"]) / len(per_image["correct"]), **without_gradient}
+    return per_image, label_controls(truth, n_classes, without_gradient.values()), scalars
+
+
+def without_gradient(
+    observation: Observation, victim: Victim, undefended: Victim | None, n_classes: int
+) -> dict[str, float]:
+    """What servers know of the labels without gradients; the same for all attacks that know as many.
+
+    Args:
         observation: What the defended server saw, with the truth.
         victim: Whom it saw.
         undefended: The victim without defenses at the same seed and cut; None where `victim` has no defenses itself.
         n_classes: Number of labels.
 
     Returns:
-        Per-image values, controls (`benchmark.metrics.labels.label_controls`) and scalars: `label_accuracy`; where
-        labels are known, `label_accuracy_no_gradient` of the defended server and
-        `label_accuracy_no_gradient_undefended`. The latter two tell a leak of the protocol (the defended network
-        separates classes better than the undefended one) from one of the gradients.
+        Where labels are known, `label_accuracy_no_gradient` of the defended server and
+        `label_accuracy_no_gradient_undefended`, else nothing. Both together tell a leak of the protocol (the defended
+        network separates classes better than the undefended one) from one of the gradients.
 
     Raises:
         ValueError: A defended victim comes without an undefended one.
     """
-    truth = observation.truth.labels
-    per_image = label_scores(inferred, truth)
-    scalars = {"label_accuracy": sum(per_image["correct"]) / len(per_image["correct"])}
     if observation.known is None or observation.known_images is None:
-        return per_image, label_controls(truth, n_classes), scalars
-    labels = observation.known.labels
+        return {}
     servers = {
         "label_accuracy_no_gradient": _defended(observation),
         "label_accuracy_no_gradient_undefended": _undefended(observation, victim, undefended),
     }
-    for name, spaces in servers.items():
-        scalars[name] = accuracy_without_gradient(truth, n_classes, labels, spaces)
-    return per_image, label_controls(truth, n_classes, labels, list(servers.values())), scalars
+    truth, known = observation.truth.labels, observation.known.labels
+    return {name: accuracy_without_gradient(truth, n_classes, known, spaces) for name, spaces in servers.items()}
 
 
 def _defended(observation: Observation) -> list[Space]:

@@ -151,7 +151,11 @@ class Split:
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Logits of the undefended network for images `x` ([n, channels, height, width])."""
-        logits: Tensor = self.body(self.head(x))
+        return self.behind_head(self.head(x))
+
+    def behind_head(self, smashed: Tensor) -> Tensor:
+        """Logits of what follows the head, for smashed data ([n, ...])."""
+        logits: Tensor = self.body(smashed)
         return logits if self.tail is None else self.tail(logits)
 
 

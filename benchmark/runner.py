@@ -23,6 +23,7 @@ from benchmark.finding import Budget, Finding
 from benchmark.memory import peak_memory, restart_peak_memory
 from benchmark.metrics.recognition import Recogniser, obtain_recogniser
 from benchmark.observe import observe, target_positions
+from benchmark.once import once
 from benchmark.planted_verdicts import Verdict, verdict_key, with_verdict
 from benchmark.record import RESULTS_VERSION, Record
 from benchmark.scoring import assemble, score_finding
@@ -67,15 +68,16 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
     victims = [_victim(cell.victim, context) for cell in group.cells]
     clients, observations = [], []
     for cell, victim in zip(group.cells, victims, strict=True):
+        # Before its view is made: until then no hook has drawn anything that it could keep.
+        clients.append(_client_evidence(victim, dataset))
         with shielded(_stream("observed", cell)):
-            # Before its view is made: until then no hook has drawn anything that it could keep.
-            clients.append(client_evidence(victim, dataset))
             observations.append(observe(cell, victim, dataset, attack))
     restart_peak_memory()
     started = time.perf_counter()
     with shielded(_stream("attack", first)):
         findings = attack.run([seen.view for seen in observations], Budget(context.memory), progress)
     seconds = time.perf_counter() - started
+    progress(1.0)
     if not isinstance(findings, list) or len(findings) != len(group.cells):
         raise PluginError(
             f"attack {first.attack.name}: run returned {len(findings) if isinstance(findings, list) else findings!r} "
@@ -101,7 +103,6 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
                 run=_run_facts(cell, context, seconds / len(group.cells)),
             )
         yield with_verdict(record, verdict)
-    progress(1.0)
 
 
 def images_file(folder: Path, key: str) -> Path:
@@ -162,6 +163,14 @@ def _victim(spec: VictimSpec, context: RunContext, progress: Progress = lambda _
     # Without the defense, as everything that is drawn for a victim.
     with shielded(Rng("global streams", "victim", spec.dataset, spec.model.name, spec.seed)):
         return obtain_victim(spec, dataset, Path(context.cache), chosen_device(context.device), progress)
+
+
+def _client_evidence(victim: Victim, dataset: Dataset) -> dict[str, Any]:
+    def measure() -> dict[str, Any]:
+        with shielded(Rng("global streams", "evidence", victim.spec.key())):
+            return client_evidence(victim, dataset)
+
+    return once(victim, dataset, ("evidence", victim.seen is not None), measure)
 
 
 def _stream(purpose: str, cell: Cell) -> Rng:

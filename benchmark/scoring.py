@@ -8,15 +8,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmark.cell import canonical_json
 from benchmark.data import Dataset, majority_share, targets_digest
 from benchmark.errors import PluginError
 from benchmark.image_scoring import Targets, score_reconstructions
-from benchmark.label_scoring import score_labels
-from benchmark.metrics.stealing import random_clone_scores, steal_scores, victim_predictions
-from benchmark.metrics.utility import head_flops, parameter_count, wire_bytes
-from benchmark.once import once, victim_accuracy
+from benchmark.label_scoring import score_labels, without_gradient
+from benchmark.metrics.stealing import random_clone_scores, smashed_by, steal_scores
+from benchmark.metrics.utility import head_flops, parameter_count, smashed_bytes, wire_bytes
+from benchmark.once import once, once_for_data, undefended_predictions, victim_accuracy
 from benchmark.record import Record
 from benchmark.seeds import Rng
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 CONVERGED_FALL = 0.01
 CONVERGED_RESIDUAL = 1.2
 RANDOM_CLONES = 5
+# What random heads make of the test part is remembered up to here, for all victims of one architecture.
+KEPT_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ def score_finding(
             scalars |= beside.scalars
         elif goal == "infer_labels":
             labels = _demanded(cell, "labels", finding.labels, truth.labels.shape)
-            correct, without, accuracies = score_labels(labels, observation, victim, undefended, dataset.n_classes)
+            known = _without_gradient(cell, victim, dataset, observation, undefended)
+            correct, without, accuracies = score_labels(labels, truth.labels, dataset.n_classes, known)
             per_image |= correct
             controls |= without
             scalars |= accuracies
@@ -93,7 +97,7 @@ def score_finding(
                 raise PluginError(f"attack {cell.attack.name}: goal steal is declared, but the finding has no clone")
             scalars |= steal_scores(finding.clone, victim.split, *_tested(victim, dataset))
             controls["random_clone"] = _random_clone(cell, victim, dataset, observation.view)
-    return Scores(per_image, controls, scalars, _convergence(victim, observation, finding, checkpoint))
+    return Scores(per_image, controls, scalars, _convergence(victim, dataset, observation, finding, checkpoint))
 
 
 def assemble(
@@ -174,20 +178,42 @@ def cost(victim: Victim, undefended: Victim, dataset: Dataset) -> dict[str, floa
 
 def _tested(victim: Victim, dataset: Dataset) -> tuple[Part, Tensor]:
     """The test part on the victim's device, and what the undefended victim predicts on it."""
-    test = dataset.test.to(victim.device)
-    return test, once(victim, dataset, ("predictions",), lambda: victim_predictions(victim.split, test))
+    return dataset.test.to(victim.device), undefended_predictions(victim, dataset, "test")
+
+
+def _without_gradient(
+    cell: Cell, victim: Victim, dataset: Dataset, observation: Observation, undefended: Victim | None
+) -> dict[str, float]:
+    granted = 0 if observation.known is None else len(observation.known.labels)
+    return once(
+        victim,
+        dataset,
+        ("labels without gradient", cell.targets.text(), cell.phase, cell.views, granted),
+        lambda: without_gradient(observation, victim, undefended, dataset.n_classes),
+    )
 
 
 def _random_clone(cell: Cell, victim: Victim, dataset: Dataset, view: ServerView) -> dict[str, list[float]]:
-    def measure() -> dict[str, float]:
+    test, predictions = _tested(victim, dataset)
+    what = ("random clone", cell.targets.text(), cell.phase, cell.assumed.name if cell.assumed else "")
+
+    def heads() -> list[nn.Module]:
         # Named by the data alone, so that every attack on the same targets meets the same heads (of one architecture).
         rng = Rng("controls", dataset.digest, cell.targets.text(), cell.phase)
-        heads = [view.new_head(rng.child("random clone", index)) for index in range(RANDOM_CLONES)]
-        return random_clone_scores(heads, victim.split, *_tested(victim, dataset))
+        return [view.new_head(rng.child("random clone", index)) for index in range(RANDOM_CLONES)]
 
-    assumed = cell.assumed.name if cell.assumed else ""
-    scores = once(victim, dataset, ("random clone", cell.targets.text(), cell.phase, assumed), measure)
-    return {key: [value] for key, value in scores.items()}
+    def given() -> list[list[Tensor]]:
+        return [list(smashed_by(head, test)) for head in heads()]
+
+    def measure() -> dict[str, float]:
+        size = RANDOM_CLONES * len(test) * smashed_bytes(victim.split.head, dataset.image_shape)
+        if size > KEPT_BYTES:
+            return random_clone_scores([smashed_by(head, test) for head in heads()], victim.split, test, predictions)
+        architecture = canonical_json((cell.assumed or victim.spec.model).identity())
+        kept = once_for_data(dataset, (*what, architecture, view.cut, str(victim.device)), given)
+        return random_clone_scores(kept, victim.split, test, predictions)
+
+    return {key: [value] for key, value in once(victim, dataset, what, measure).items()}
 
 
 def _claim(statement: PrivacyStatement) -> dict[str, Any]:
@@ -208,9 +234,12 @@ def _demanded(cell: Cell, what: str, tensor: Tensor | None, shape: Sequence[int 
     return tensor.detach()
 
 
-def _convergence(victim: Victim, observation: Observation, finding: Finding, checkpoint: int | None) -> dict[str, Any]:
+def _convergence(
+    victim: Victim, dataset: Dataset, observation: Observation, finding: Finding, checkpoint: int | None
+) -> dict[str, Any]:
     trace = {name: [float(value) for value in values] for name, values in finding.trace.items()}
-    residual = _truth_residual(victim, observation)
+    shown = (observation.view.phase, tuple(observation.truth.ids.tolist()), len(observation.sent))
+    residual = once(victim, dataset, ("truth residual", *shown), lambda: _truth_residual(victim, observation))
     return {
         "trace": trace,
         "steps": finding.steps,

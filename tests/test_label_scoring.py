@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.data import Dataset, Part
-from benchmark.label_scoring import score_labels
+from benchmark.label_scoring import score_labels, without_gradient
 from benchmark.metrics.labels import advantage
 from benchmark.models import Split
 from benchmark.observe import Observation, observe
@@ -71,7 +71,8 @@ def attacked(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Attac
 def scored(attacked: tuple[Observation, Victim, Victim]) -> tuple[float, dict[str, float]]:
     """The control, and the scalars, of an attack that finds every label."""
     observation, victim, plain = attacked
-    _, controls, scalars = score_labels(observation.truth.labels, observation, victim, plain, 10)
+    truth = observation.truth.labels
+    _, controls, scalars = score_labels(truth, truth, 10, without_gradient(observation, victim, plain, 10))
     return controls["known_labels_no_gradient"]["accuracy"][0], scalars
 
 
@@ -97,9 +98,9 @@ def test_a_defense_is_not_credited_with_features_its_server_never_gets(
 def test_an_undefended_victim_stands_for_itself(attacked: Attacked) -> None:
     observation, victim, plain = attacked()
 
-    alone = score_labels(observation.truth.labels, observation, victim, None, 10)
+    alone = without_gradient(observation, victim, None, 10)
 
-    assert alone == score_labels(observation.truth.labels, observation, victim, plain, 10)
+    assert alone == without_gradient(observation, victim, plain, 10)
 
 
 def test_a_defended_victim_without_the_undefended_one_is_refused(
@@ -108,4 +109,4 @@ def test_a_defended_victim_without_the_undefended_one_is_refused(
     observation, victim, _ = attacked(SendsNothing())
 
     with pytest.raises(ValueError, match="give undefended="):
-        score_labels(observation.truth.labels, observation, victim, None, 10)
+        without_gradient(observation, victim, None, 10)

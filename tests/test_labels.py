@@ -73,7 +73,9 @@ def test_without_gradients_all_views_count_where_the_last_fails() -> None:
 def test_the_control_is_that_of_the_server_that_knows_less(defended: Tensor) -> None:
     undefended = SILENT if defended is TELLING else TELLING
 
-    controls = label_controls(TRUTH, 2, KNOWN, [[Space(defended, ACROSS)], [Space(undefended, ACROSS)]])
+    known = [accuracy_without_gradient(TRUTH, 2, KNOWN, [Space(space, ACROSS)]) for space in (defended, undefended)]
+
+    controls = label_controls(TRUTH, 2, known)
 
     least = accuracy_without_gradient(TRUTH, 2, KNOWN, [Space(SILENT, ACROSS)])
     assert least < 1.0

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmark.data import Dataset
-from benchmark.once import once, victim_accuracy
+from benchmark.once import once, once_for_network, undefended_predictions, victim_accuracy
 from benchmark.victim import Victim, obtain_victim
 from tests.specs import victim_spec
 
@@ -46,6 +46,30 @@ def test_a_victim_whose_weights_were_moved_is_another_one(digits: Dataset, cache
         for weight in moved.split.body.parameters():
             weight.mul_(-1)
     assert victim_accuracy(moved, digits, "test") < before == victim_accuracy(plain, digits, "test")
+
+
+def test_a_network_is_measured_once_wherever_it_is_cut(digits: Dataset, cache: Path) -> None:
+    calls: list[str] = []
+    for cut, topology, tail in (("pool1", "vanilla", None), ("pool2", "vanilla", None), ("pool1", "u_shaped", "fc3")):
+        spec = replace(victim_spec(digits), topology=topology, cut=cut, cut_reached=cut, tail=tail)
+        victim = obtain_victim(spec, digits, cache, torch.device("cpu"))
+        once_for_network(victim, digits, ("network",), lambda cut=cut: calls.append(cut))
+    assert calls == ["pool1"]
+
+
+def test_a_network_under_a_defense_is_measured_for_itself(digits: Dataset, cache: Path) -> None:
+    calls: list[str] = []
+    for defenses in ((), ("deeper_split:to=pool2",)):
+        spec = victim_spec(digits, *defenses)
+        victim = obtain_victim(spec, digits, cache, torch.device("cpu"))
+        once_for_network(victim, digits, ("defended",), lambda defenses=defenses: calls.append(str(defenses)))
+    assert len(calls) == 2
+
+
+def test_what_a_network_predicts_is_what_its_victim_does_without_defenses(digits: Dataset, cache: Path) -> None:
+    victim = load(digits, cache)
+    labels = victim.predict(digits.test.images, victim.protection).argmax(dim=1)
+    assert torch.equal(undefended_predictions(victim, digits, "test"), labels)
 
 
 def test_accuracy_is_that_of_the_part_asked_for(digits: Dataset, cache: Path) -> None:

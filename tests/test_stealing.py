@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from benchmark.data import Dataset
 from benchmark.errors import PluginError, UserError
-from benchmark.metrics.stealing import random_clone_scores, steal_advantage, steal_scores
+from benchmark.metrics.stealing import random_clone_scores, smashed_by, steal_advantage, steal_scores
 from benchmark.models import mnist_net, network, split
 from benchmark.seeds import Rng
 
@@ -61,7 +61,7 @@ def test_random_clones_score_the_mean_of_each(victim: nn.Sequential, digits: Dat
     parts = split(victim, "pool1")
     heads = [fresh(seed)[:3] for seed in range(1, 4)]
     alone = [steal_scores(head, parts, digits.test)["steal_accuracy"] for head in heads]
-    together = random_clone_scores(heads, parts, digits.test)
+    together = random_clone_scores([smashed_by(head, digits.test) for head in heads], parts, digits.test)
     assert together["steal_accuracy"] == pytest.approx(sum(alone) / 3)
     assert together["steal_accuracy"] < together["victim_accuracy"] - 0.2
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +67,7 @@ def advantage(accuracy: float, control: float) -> float:
 
 
 def label_controls(
-    truth: Tensor, n_classes: int, known: Tensor | None = None, servers: Sequence[Sequence[Space]] = ()
+    truth: Tensor, n_classes: int, without_gradient: Collection[float] = ()
 ) -> dict[str, dict[str, list[float]]]:
     """Accuracy of what infers labels without any gradient.
 
@@ -81,18 +81,16 @@ def label_controls(
     Args:
         truth: [n], int64.
         n_classes: Number of labels.
-        known: [m], int64, the labels the attacker is granted, or None.
-        servers: Without known labels none; else the defended server's spaces and the undefended one's.
+        without_gradient: Without known labels none; else `accuracy_without_gradient` of the defended server and of the
+            undefended one.
 
     Returns:
         One `accuracy` for each control. `chance`: 1 / n_classes. `majority`: share of the targets' commonest label.
-        `known_labels_no_gradient`, where labels are known: the least over servers of `accuracy_without_gradient`.
+        `known_labels_no_gradient`, where labels are known: the least over servers.
     """
     controls = {"chance": 1 / n_classes, "majority": _majority(truth, n_classes)}
-    if known is not None and servers:
-        controls["known_labels_no_gradient"] = min(
-            accuracy_without_gradient(truth, n_classes, known, spaces) for spaces in servers
-        )
+    if without_gradient:
+        controls["known_labels_no_gradient"] = min(without_gradient)
     return {name: {"accuracy": [value]} for name, value in controls.items()}
 
 

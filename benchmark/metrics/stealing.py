@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from benchmark.data import Part
     from benchmark.models import Split
+
+# Images at a time.
+BATCH = 500
 
 
 def steal_scores(clone: nn.Module, split: Split, part: Part, predictions: Tensor | None = None) -> dict[str, float]:
@@ -38,24 +41,16 @@ def steal_scores(clone: nn.Module, split: Split, part: Part, predictions: Tensor
         PluginError: The clone's smashed data have another shape than the client's, or are not finite.
         UserError: The part is empty.
     """
-
-    def through_clone(x: Tensor) -> Tensor:
-        smashed = clone(x)
-        _check(smashed, split, x)
-        logits: Tensor = split.body(smashed)
-        return logits if split.tail is None else split.tail(logits)
-
-    with evaluating(clone, *split.parts().values()):
-        stolen = predicted(through_clone, part.images)
     true = victim_predictions(split, part) if predictions is None else predictions
-    if len(stolen) == 0:
-        raise UserError("stealing cannot be scored on an empty part; give the data set some test images")
-    labels = part.labels.to(stolen.device)
-    return {
-        "steal_accuracy": _share(stolen == labels),
-        "steal_agreement": _share(stolen == true),
-        "victim_accuracy": _share(true == labels),
-    }
+    return _scores(smashed_by(clone, part), split, part, true)
+
+
+def smashed_by(head: nn.Module, part: Part) -> Iterator[Tensor]:
+    """What a head gives for a part, `BATCH` images at a time: [n, ...] each, without a graph."""
+    for x in torch.split(part.images, BATCH):
+        with evaluating(head), torch.no_grad():
+            smashed: Tensor = head(x)
+        yield smashed
 
 
 def victim_predictions(split: Split, part: Part) -> Tensor:
@@ -65,13 +60,13 @@ def victim_predictions(split: Split, part: Part) -> Tensor:
 
 
 def random_clone_scores(
-    heads: Sequence[nn.Module], split: Split, part: Part, predictions: Tensor | None = None
+    heads: Sequence[Iterable[Tensor]], split: Split, part: Part, predictions: Tensor | None = None
 ) -> dict[str, float]:
     """The control: what heads score that never saw anything, freshly initialised, on average.
 
     Args:
-        heads: Fresh heads of the client's architecture, at least one; about five, because single ones
-            score anything from under chance to several times chance.
+        heads: What fresh heads of the client's architecture give for the part, `smashed_by` each; at least one, about
+            five, because single ones score anything from under chance to several times chance.
         split, part, predictions: As in `steal_scores`.
 
     Returns:
@@ -83,7 +78,7 @@ def random_clone_scores(
     if not heads:
         raise UserError("the random-clone control needs at least one fresh head; give it some")
     known = victim_predictions(split, part) if predictions is None else predictions
-    scored = [steal_scores(head, split, part, known) for head in heads]
+    scored = [_scores(smashed, split, part, known) for smashed in heads]
     return {key: sum(scores[key] for scores in scored) / len(scored) for key in scored[0]}
 
 
@@ -104,6 +99,22 @@ def steal_advantage(accuracy: float, random: float, victim: float) -> float | No
     if not victim > random:
         return None
     return min(1.0, max(0.0, (accuracy - random) / (victim - random)))
+
+
+def _scores(smashed: Iterable[Tensor], split: Split, part: Part, true: Tensor) -> dict[str, float]:
+    if len(part) == 0:
+        raise UserError("stealing cannot be scored on an empty part; give the data set some test images")
+    found = []
+    for given, x in zip(smashed, torch.split(part.images, BATCH), strict=True):
+        with evaluating(*split.parts().values()), torch.no_grad():
+            _check(given, split, x)
+            found.append(predicted(split.behind_head, given, BATCH))
+    stolen, labels = torch.cat(found), part.labels.to(true.device)
+    return {
+        "steal_accuracy": _share(stolen == labels),
+        "steal_agreement": _share(stolen == true),
+        "victim_accuracy": _share(true == labels),
+    }
 
 
 def _check(smashed: Tensor, split: Split, x: Tensor) -> None:

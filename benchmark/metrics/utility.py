@@ -29,9 +29,17 @@ def accuracy(predict: Callable[[Tensor], Tensor], part: Part, batch: int = 500) 
     Raises:
         UserError: The part is empty, or a logit is NaN.
     """
+    return share_right(predicted(predict, part.images, batch), part)
+
+
+def share_right(found: Tensor, part: Part) -> float:
+    """Share of predicted labels ([n], any device) that are a part's own, in [0, 1].
+
+    Raises:
+        UserError: The part is empty.
+    """
     if len(part) == 0:
         raise UserError("accuracy cannot be measured on an empty part; give the data set some test images")
-    found = predicted(predict, part.images, batch)
     return float((found == part.labels.to(found.device)).double().mean())
 
 
