@@ -78,14 +78,13 @@ def find(kind: Kind, text: str, folder: Path | None = None) -> Origin:
     spec = Spec(text)
     if spec.is_path:
         return in_file(kind, text, folder or Path.cwd())
-    # A plan looks up hundreds: a built-in one, which wins over others, is found by its file alone.
+    # A plan and its cells look up hundreds: a built-in one, which wins over others, is found by its file alone.
+    if kind == "model":
+        for origin in _built_in_models(_MODELS_FILE.stat().st_mtime_ns):
+            if origin.name == text:
+                return origin
     file = HARNESS / PACKAGES[kind] / f"{text}.py"
-    if (
-        kind != "model"
-        and text.isidentifier()
-        and file.is_file()
-        and (found := _in_package(kind, file, file.stat().st_mtime_ns))
-    ):
+    if text.isidentifier() and file.is_file() and (found := _in_package(kind, file, file.stat().st_mtime_ns)):
         return found
     origins = {origin.name: origin for origin in reversed(listed(kind))}
     if text in origins:
@@ -114,7 +113,7 @@ def in_file(kind: Kind, text: str, folder: Path) -> Origin:
 
 def _built_in(kind: Kind) -> Iterator[Origin]:
     if kind == "model":
-        yield from _built_in_models()
+        yield from _built_in_models(_MODELS_FILE.stat().st_mtime_ns)
         return
     for file in sorted((HARNESS / PACKAGES[kind]).glob("*.py")):
         found = _in_package(kind, file, file.stat().st_mtime_ns)
@@ -138,7 +137,9 @@ def _in_package(kind: Kind, file: Path, modified: int) -> Origin | None:
     return None
 
 
-def _built_in_models() -> Iterator[Origin]:
+@functools.lru_cache(maxsize=1)
+def _built_in_models(modified: int) -> tuple[Origin, ...]:
+    """The models in the file of the built-in ones, as it was when modified."""
     tree = ast.parse(_MODELS_FILE.read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     tables = [
@@ -146,12 +147,15 @@ def _built_in_models() -> Iterator[Origin]:
         for node in tree.body
         if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "MODELS"
     ]
+    found = []
     for table in tables:
         assert isinstance(table, ast.Dict)
         for key, value in zip(table.keys, table.values, strict=True):
             if isinstance(key, ast.Constant) and isinstance(value, ast.Name):
                 summary = _summary(functions[value.id])
-                yield Origin("model", str(key.value), "builtin", value.id, "benchmark.models", _MODELS_FILE, summary)
+                where = ("builtin", value.id, "benchmark.models", _MODELS_FILE)
+                found.append(Origin("model", str(key.value), *where, summary))
+    return tuple(found)
 
 
 def registered(kind: Kind) -> Iterator[Origin]:
