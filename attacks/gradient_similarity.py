@@ -10,7 +10,7 @@ from torch import Tensor
 from attacks.base import Attack, Budget, Finding, Goal, Progress, Stance
 from attacks.label_matching import at_epoch
 from attacks.labels.flips import labels_behind_flips
-from attacks.labels.groups import regrouped
+from attacks.labels.groups import likeliest, regrouped
 from attacks.labels.probe import Turning, flip_rates, turning
 from benchmark.metrics.labels import REGROUPINGS, cosines, directions, group_labels, similarity_to_all
 from benchmark.view import Knowledge, KnownLabels, Phase, ServerView, Topology
@@ -35,9 +35,11 @@ class GradientSimilarity(Attack):
     which. Where labels are flipped, the true ones come by Bayes from what was trained and what body outputs and smashed
     data say. Else it compares gradients, less what was added to all of them, and body outputs, and regroups.
 
-    `adaptive` does the same against flips. Else it reads the smashed data too and weighs every source, each epoch being
-    one, by how well it tells groups apart: noise, a scale or exchanged coordinates in one epoch leave the others. It
-    compares gradients and their lines, and keeps the grouping that is farther apart.
+    `adaptive` does the same against flips. Else it reads the smashed data too and weighs every source by how well it
+    tells groups apart. It groups once with every epoch as a source of its own, because noise, a scale or exchanged
+    coordinates in one epoch leave the others, and once with their mean, because late epochs of a victim that has
+    learned everything repeat each other and would outvote the rest. It keeps the grouping under which all that it saw
+    is likeliest, where what an epoch repeats of others counts once.
     """
 
     name: ClassVar[str] = "gradient_similarity"
@@ -125,17 +127,20 @@ class GradientSimilarity(Attack):
     def _adaptive(self, view: ServerView) -> Tensor:
         known = view.known_labels
         gradients, outputs, smashed = self._gradients_of_all(view), self._outputs(view), self._smashed(view)
+        found = self._turning(view)
         flips = self._flips(view)
         if flips is not None:
-            return self._behind_flips(view, [outputs, smashed], gradients, self._turning(view), flips)
-        readings = []
-        for line_only in (False, True):
-            epochs = _compared(gradients, line_only)
-            mean = epochs.mean(dim=0)
-            sums = [mean + outputs + smashed, mean + outputs, mean + smashed, 3 * mean + outputs + smashed]
-            starts = [group_labels(similar[: view.n], known.labels, view.n_classes, REGROUPINGS) for similar in sums]
-            readings.append(regrouped([*epochs, outputs, smashed], starts, known.labels, view.n_classes))
-        return max(readings, key=lambda reading: reading[1])[0]
+            return self._behind_flips(view, [outputs, smashed], gradients, found, flips)
+        epochs = _compared(gradients, found.line_only)
+        mean = epochs.mean(dim=0)
+        sums = [mean + outputs + smashed, mean + outputs, mean + smashed, 3 * mean + outputs + smashed]
+        starts = [group_labels(similar[: view.n], known.labels, view.n_classes, REGROUPINGS) for similar in sums]
+        groupings = [
+            regrouped([*gradients_read, outputs, smashed], start, known.labels, view.n_classes)
+            for gradients_read in ((epochs, mean[None]) if len(epochs) > 1 else (epochs,))
+            for start in starts
+        ]
+        return likeliest(groupings, [epochs, outputs[None], smashed[None]], known.labels, view.n_classes)
 
     def _behind_flips(
         self, view: ServerView, features: Sequence[Tensor], gradients: Tensor, found: Turning, flips: Tensor

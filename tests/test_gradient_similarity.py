@@ -194,6 +194,20 @@ def test_weighing_epochs_and_smashed_data_sees_through_more_noise_than_any_told_
     assert noisy.accuracy_of(GradientSimilarity(stance="adaptive")) > max(told) + 0.1
 
 
+def test_late_epochs_that_repeat_each_other_are_worth_no_less_than_one(digits: Dataset) -> None:
+    learned = observe(digits, records=200, epochs=60)
+
+    one, five, ten = (
+        replace(learned, seen=learned.seen.latest(views), sizes=learned.sizes[-views:]).accuracy_of(
+            GradientSimilarity(stance="adaptive")
+        )
+        for views in (1, 5, 10)
+    )
+
+    assert one <= five
+    assert one <= ten
+
+
 @pytest.mark.parametrize("stance", ["aware", "adaptive"])
 def test_it_undoes_flips_that_known_samples_suffer_too(flipped: Observed, stance: str) -> None:
     assert flipped.accuracy_of(GradientSimilarity()) < 0.3

@@ -51,6 +51,9 @@ class Decoy(Defense):
             return g * (3 * rng.normal((len(g), 1))).exp()
         if self.how == "signs at random":
             return g * (rng.uniform((len(g), 1)) < 0.5).to(g).mul(2).sub(1)
+        if self.how == "signs by their numbers":
+            numbers = g.abs().sum(dim=1).frexp().mantissa.mul(2**20).long()
+            return g * (2 * (numbers % 2) - 1)[:, None]
         if self.how == "signs of entries alone":
             return g.sign()
         return -g
@@ -69,6 +72,7 @@ AT_LENGTH = (
     "one length",
     "lengths at random",
     "signs at random",
+    "signs by their numbers",
     "signs of entries alone",
 )
 

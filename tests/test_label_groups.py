@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from attacks.labels.groups import log_likelihoods, regrouped, separation
+from attacks.labels.groups import likeliest, log_likelihoods, regrouped
 from benchmark.seeds import Rng
 
 CLASSES, EACH = 4, 15
@@ -15,10 +15,11 @@ KNOWN = torch.arange(CLASSES)
 ALL = torch.cat([TRUTH, KNOWN])
 
 
-def rows(noise: float, seed: int = 0, d: int = 12) -> Tensor:
+def rows(noise: float, seed: int = 0, d: int = 12, labels: Tensor = TRUTH) -> Tensor:
     """Samples around a centre a class, known ones behind the others."""
     rng = Rng("rows", seed)
-    return rng.normal((CLASSES, d)).double()[ALL] + noise * rng.normal((len(ALL), d)).double()
+    centres = rng.normal((CLASSES, d)).double()[torch.cat([labels, KNOWN])]
+    return centres + noise * rng.normal((len(ALL), d)).double()
 
 
 def kernel(samples: Tensor) -> Tensor:
@@ -26,7 +27,7 @@ def kernel(samples: Tensor) -> Tensor:
 
 
 def accuracy(kernels: list[Tensor], start: Tensor) -> float:
-    return float((regrouped(kernels, [start], KNOWN, CLASSES)[0] == TRUTH).double().mean())
+    return float((regrouped(kernels, start, KNOWN, CLASSES) == TRUTH).double().mean())
 
 
 def mostly_right(wrong: int, seed: int = 0) -> Tensor:
@@ -61,8 +62,8 @@ def test_turning_and_scaling_one_source_changes_nothing(seed: int, scale: float)
     one, other = rows(0.8, 1), rows(0.8, 2)
     start = mostly_right(20, seed)
 
-    plain = regrouped([kernel(one), kernel(other)], [start], KNOWN, CLASSES)[0]
-    turned = regrouped([kernel(one), kernel(scale * other @ turn)], [start], KNOWN, CLASSES)[0]
+    plain = regrouped([kernel(one), kernel(other)], start, KNOWN, CLASSES)
+    turned = regrouped([kernel(one), kernel(scale * other @ turn)], start, KNOWN, CLASSES)
 
     assert torch.equal(plain, turned)
 
@@ -85,20 +86,43 @@ def test_no_sample_is_held_in_a_group_by_itself() -> None:
     assert (likelihoods[: len(TRUTH)].argmax(dim=1) == drawn).double().mean() < 0.6
 
 
-def test_the_start_whose_groups_end_up_farthest_apart_counts() -> None:
-    source = [kernel(rows(0.3))]
-    lost = Rng("lost").integers(1, TRUTH.shape)
+def test_what_all_samples_share_lets_no_group_die_out() -> None:
+    # Outputs of one body point much the same way, and noise leaves groups of one known sample each.
+    shared = 30 * Rng("shared").normal((1, 12)).double()
+    drawn = Rng("drawn").integers(CLASSES, TRUTH.shape)
+    few = torch.where(drawn == 0, 1, drawn)
 
-    labels, apart = regrouped(source, [lost, mostly_right(10), lost], KNOWN, CLASSES)
+    plain, shifted = (regrouped([kernel(rows(2.0) + by)], few, KNOWN, CLASSES) for by in (0, shared))
 
-    assert torch.equal(labels, TRUTH)
-    assert apart == separation(source, one_hot(ALL, CLASSES).double())
+    assert torch.equal(shifted, plain)
+    assert len(shifted.unique()) == CLASSES
 
 
-def test_true_groups_are_farther_apart_than_drawn_ones() -> None:
-    source = [kernel(rows(1.0))]
-    drawn = ALL[Rng("drawn").permutation(len(ALL))]
+def test_of_several_groupings_the_true_one_is_likeliest() -> None:
+    sources = [kernel(rows(1.0))[None]]
+    drawn = TRUTH[Rng("drawn").permutation(len(TRUTH))]
 
-    true, random = (separation(source, one_hot(labels, CLASSES).double()) for labels in (ALL, drawn))
+    for groupings in ([drawn, TRUTH, mostly_right(10)], [TRUTH, drawn, mostly_right(10)]):
+        assert torch.equal(likeliest(groupings, sources, KNOWN, CLASSES), TRUTH)
 
-    assert true > 10 * abs(random)
+
+def test_views_that_repeat_one_another_outvote_no_other_source() -> None:
+    misled = mostly_right(15)
+    clear, vague = kernel(rows(0.5))[None], kernel(rows(1.0, 1, labels=misled))[None]
+
+    for views in (1, 20):
+        repeated = vague.expand(views, -1, -1)
+        assert torch.equal(likeliest([misled, TRUTH], [clear, repeated], KNOWN, CLASSES), TRUTH)
+
+
+def test_views_that_differ_add_up() -> None:
+    misled = mostly_right(15)
+    clear = kernel(rows(0.5, 1, labels=misled))[None]
+    views = torch.stack([kernel(rows(1.0, seed)) for seed in range(2, 22)])
+
+    assert torch.equal(likeliest([misled, TRUTH], [clear, views[:1]], KNOWN, CLASSES), misled)
+    assert torch.equal(likeliest([misled, TRUTH], [clear, views], KNOWN, CLASSES), TRUTH)
+
+
+def test_where_nothing_is_seen_the_first_grouping_stands() -> None:
+    assert torch.equal(likeliest([mostly_right(5), TRUTH], [torch.zeros(1, 64, 64)], KNOWN, CLASSES), mostly_right(5))

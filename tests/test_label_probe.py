@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from attacks.labels.probe import flip_rates, turning
@@ -44,6 +45,21 @@ class Opposite(Defense):
         return (y + 1) % n_classes
 
 
+class TurnedByKey(Defense):
+    """Turns rows round by what it looks up for their numbers, or for their place in the batch. Own work."""
+
+    name: ClassVar[str] = "turned_by_key"
+    side: ClassVar[Side] = "labels"
+
+    by: str = Field("numbers", description="what the key is looked up by")
+
+    def protect_gradients(self, g: Tensor, y: Tensor, rng: Rng) -> Tensor:
+        numbers = g.abs().sum(dim=1).frexp().mantissa.mul(2**20).long()
+        place = torch.arange(len(g), device=g.device)
+        odd = (numbers if self.by == "numbers" else place) % 2
+        return g * (2 * odd - 1)[:, None]
+
+
 def of(*defenses: Defense) -> Protection:
     return Protection(defenses, Rng("attacker"))
 
@@ -70,6 +86,12 @@ def test_max_norm_leaves_a_line() -> None:
 
     assert found.line_only
     assert not found.aligned
+
+
+@pytest.mark.parametrize("by", ["numbers", "place"])
+@pytest.mark.parametrize("epochs", [1, 5])
+def test_what_turns_gradients_round_by_a_key_leaves_a_line_as_well(by: str, epochs: int) -> None:
+    assert turning(of(TurnedByKey(by=by)), GRADIENTS[:epochs], LABELS).line_only
 
 
 @pytest.mark.parametrize("c", [1.0, 5.0, 25.0, 100.0])

@@ -19,6 +19,8 @@ _GRADIENT_DRAWS = 10
 # Share of what draws keep of a gradient's line that has to be missing from what they keep of its direction.
 _TURNED = 0.25
 _ALIGNED = 0.1
+# How much of another gradient is added to one that a defense is asked about.
+_STIRRED = 0.02
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,16 @@ def flip_rates(protection: Protection, n_classes: int, rng: Rng, device: torch.d
 def turning(protection: Protection, gradients: Tensor, labels: Tensor) -> Turning:
     """What becomes of gradients that the defense is given, over draws.
 
+    What looks random in training need not be drawn: a key may be looked up by a gradient's numbers or its place in the
+    batch. So no two draws ask about quite the same gradient in the same place.
+
     Args:
         protection: The attacker's own copy; every call draws anew.
         gradients: [k, m, ...], k batches of m rows; what was observed of known samples will do, although a defense has
             changed it already: of its own it changes it once more.
         labels: [m], int64, of the rows.
     """
-    cosines = torch.stack([_cosines(protection, gradients, labels) for _ in range(_GRADIENT_DRAWS)])
+    cosines = torch.stack([_cosines(protection, gradients, labels, draw) for draw in range(_GRADIENT_DRAWS)])
     heard = cosines[:, (gradients != 0).flatten(2).any(dim=2)]
     if not heard.numel():
         return Turning(line_only=False, along=0.0)
@@ -78,7 +83,10 @@ def turning(protection: Protection, gradients: Tensor, labels: Tensor) -> Turnin
     return Turning(line_only=line - signed > _TURNED * line + 1 / d, along=float(heard.mean()))
 
 
-def _cosines(protection: Protection, gradients: Tensor, labels: Tensor) -> Tensor:
-    """Of each row of [k, m, ...] with what is sent for it, [k, m], float64."""
-    sent = torch.stack([protection.gradients(batch, labels) for batch in gradients])
-    return (directions(gradients) * directions(sent)).sum(dim=2)
+def _cosines(protection: Protection, gradients: Tensor, labels: Tensor, draw: int) -> Tensor:
+    """Of each row of [k, m, ...], a little stirred, with what is sent for it, [k, m], float64."""
+    flat = gradients.flatten(2).double()
+    others = directions(flat.roll(draw, dims=1)) * torch.linalg.vector_norm(flat, dim=2, keepdim=True)
+    asked = (flat + _STIRRED * others).to(gradients).view_as(gradients).roll(draw, dims=1)
+    sent = torch.stack([protection.gradients(batch, labels.roll(draw)) for batch in asked])
+    return (directions(asked) * directions(sent)).sum(dim=2).roll(-draw, dims=1)
