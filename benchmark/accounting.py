@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -65,6 +66,7 @@ def _log_delta(epsilon: float, mu: float) -> float:
     return first + math.log(-math.expm1(second - first)) if second < first else -math.inf
 
 
+@lru_cache(maxsize=256)
 def dp_sgd_epsilon(
     noise_multiplier: float, sample_rate: float, steps: int, delta: float, accountant: Accountant = "prv"
 ) -> float:

@@ -22,7 +22,7 @@ from benchmark.evidence import client_evidence, target_evidence
 from benchmark.finding import Budget, Finding
 from benchmark.memory import peak_memory, restart_peak_memory
 from benchmark.metrics.recognition import Recogniser, obtain_recogniser
-from benchmark.observe import observe, target_positions
+from benchmark.observe import Observation, observe, target_positions
 from benchmark.once import once
 from benchmark.planted_verdicts import Verdict, verdict_key, with_verdict
 from benchmark.record import RESULTS_VERSION, Record
@@ -34,6 +34,7 @@ from benchmark.victim import Victim, obtain_victim
 
 if TYPE_CHECKING:
     from benchmark.cell import Cell, Group, VictimSpec
+    from benchmark.view import Phase
 
 Progress = Callable[[float], None]
 
@@ -99,7 +100,7 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
                 suite=context.suite,
                 suite_digest=context.suite_digest,
                 undefended=undefended,
-                evidence=client | target_evidence(victim, dataset, seen.truth, cell.phase),
+                evidence=client | _target_evidence(victim, dataset, seen, cell.phase),
                 run=_run_facts(cell, context, seconds / len(group.cells)),
             )
         yield with_verdict(record, verdict)
@@ -166,11 +167,23 @@ def _victim(spec: VictimSpec, context: RunContext, progress: Progress = lambda _
 
 
 def _client_evidence(victim: Victim, dataset: Dataset) -> dict[str, Any]:
+    return _evidence(victim, dataset, (), lambda: client_evidence(victim, dataset))
+
+
+def _target_evidence(victim: Victim, dataset: Dataset, seen: Observation, phase: Phase) -> dict[str, Any]:
+    targets = (phase, *seen.truth.ids.tolist())
+    return _evidence(victim, dataset, targets, lambda: target_evidence(victim, dataset, seen.truth, phase))
+
+
+def _evidence(
+    victim: Victim, dataset: Dataset, what: tuple[object, ...], gather: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    # What hooks draw from the global streams must not depend on which attack asked first.
     def measure() -> dict[str, Any]:
         with shielded(Rng("global streams", "evidence", victim.spec.key())):
-            return client_evidence(victim, dataset)
+            return gather()
 
-    return once(victim, dataset, ("evidence", victim.seen is not None), measure)
+    return once(victim, dataset, ("evidence", *what), measure)
 
 
 def _stream(purpose: str, cell: Cell) -> Rng:

@@ -105,9 +105,10 @@ def _scores(smashed: Iterable[Tensor], split: Split, part: Part, true: Tensor) -
     if len(part) == 0:
         raise UserError("stealing cannot be scored on an empty part; give the data set some test images")
     found = []
-    for given, x in zip(smashed, torch.split(part.images, BATCH), strict=True):
-        with evaluating(*split.parts().values()), torch.no_grad():
-            _check(given, split, x)
+    with evaluating(*split.parts().values()), torch.no_grad():
+        sent = tuple(split.head(part.images[:1]).shape[1:])
+        for given, x in zip(smashed, torch.split(part.images, BATCH), strict=True):
+            _check(given, (len(x), *sent))
             found.append(predicted(split.behind_head, given, BATCH))
     stolen, labels = torch.cat(found), part.labels.to(true.device)
     return {
@@ -117,12 +118,11 @@ def _scores(smashed: Iterable[Tensor], split: Split, part: Part, true: Tensor) -
     }
 
 
-def _check(smashed: Tensor, split: Split, x: Tensor) -> None:
-    expected = split.head(x[:1]).shape[1:]
-    if smashed.shape[1:] != expected or len(smashed) != len(x):
+def _check(smashed: Tensor, sent: tuple[int, ...]) -> None:
+    if tuple(smashed.shape) != sent:
         raise PluginError(
-            f"the attack's clone returned smashed data of shape {tuple(smashed.shape)} for {len(x)} images, the "
-            f"client sends {(len(x), *expected)}; return a head of the client's architecture"
+            f"the attack's clone returned smashed data of shape {tuple(smashed.shape)} for {sent[0]} images, the "
+            f"client sends {sent}; return a head of the client's architecture"
         )
     if not torch.isfinite(smashed).all():
         raise PluginError("the attack's clone returned NaN or infinity; return a head with finite weights")
