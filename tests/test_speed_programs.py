@@ -23,7 +23,7 @@ from benchmark.speed.published import PublishedTurns
 from benchmark.speed.scene import COLOUR, Scene
 from benchmark.speed.scored import Scored
 from benchmark.speed.setting import Setting
-from benchmark.speed.suite_cost import BLOCK, ONE_MORE, STRENGTHS, of_share, one_seed, with_strengths
+from benchmark.speed.suite_cost import BLOCK, MORE, STRENGTHS, of_share, one_seed, with_strengths
 from benchmark.speed.suite_runs import run_whole
 from benchmark.speed.throughput import cifar, loop_seconds
 from benchmark.speed.waiting import SMALL, Loading, loading
@@ -236,10 +236,10 @@ def test_a_precision_that_an_attack_does_not_have_is_not_measured(
 
 
 def test_one_more_strength_adds_its_cells_to_the_block() -> None:
-    before, after = (plan(with_strengths(each)) for each in (STRENGTHS, (*STRENGTHS, ONE_MORE)))
+    before, after = (plan(with_strengths(each)) for each in (STRENGTHS, (*STRENGTHS, *MORE)))
     keys = {cell.key() for cell in before.cells}
     assert keys < {cell.key() for cell in after.cells}
-    assert len(after.cells) * len(STRENGTHS) == len(before.cells) * (len(STRENGTHS) + 1)
+    assert len(after.cells) * len(STRENGTHS) == len(before.cells) * (len(STRENGTHS) + len(MORE))
     (block,) = with_strengths(STRENGTHS).blocks
     assert block.name == BLOCK
 
@@ -259,8 +259,10 @@ def test_a_suite_is_run_whole_and_its_time_divided(tmp_path: Path) -> None:
     made = plan(
         read_suite(SMALL.replace("[0, 1]", "[0]").replace("[pool1, pool2]", "[pool2]"), tmp_path / "small.yaml")
     )
-    rest = run_whole(made, tmp_path)
-    assert 0 < rest < 1
+    shares = run_whole(made, tmp_path)
+    assert 0 < shares.scored < 1
+    assert 0 < shares.observed < 1
+    assert shares.scored + shares.observed < 1
     assert (tmp_path / "small" / "leaderboard.md").is_file()
 
 

@@ -127,7 +127,7 @@ LINES = (
         "x",
     ),
     Line("complete", "`run` of a suite that is complete", "wall time", 3, "at most", "s"),
-    Line("share", "what is neither training nor attack (scoring, store, report)", "a suite's time", 5, "at most", "%"),
+    Line("share", "scoring, store and report together", "a suite's time", 5, "at most", "%"),
     Line("loading", "60 000 images, any but the first time", "wall time", 2, "at most", "s"),
 )
 BY_NAME = {line.name: line for line in LINES}

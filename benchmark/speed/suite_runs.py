@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,7 @@ class SuiteRuns:
     folder: str
 
     def run(self, turns: Turns) -> None:
-        """Run it until nobody waits for it any more; each turn tells `cells` and, as `rest`, see `run_whole`."""
+        """Run it until nobody waits for it any more; each turn tells `cells` and the `Shares` of its time."""
         made = plan(self.suite)
         with tempfile.TemporaryDirectory(dir=self.folder) as shared:
             for cell in made.cells:
@@ -52,20 +52,29 @@ class SuiteRuns:
                 with tempfile.TemporaryDirectory(dir=self.folder) as folder:
                     shutil.copytree(shared, Path(folder) / "victims")
                     began = time.process_time()
-                    rest = run_whole(made, Path(folder))
-                    turns.did(time.process_time() - began, cells=len(made.cells), rest=rest)
+                    shares = run_whole(made, Path(folder))
+                    turns.did(time.process_time() - began, cells=len(made.cells), **asdict(shares))
 
 
-def run_whole(made: Plan, folder: Path) -> float:
-    """Measure all cells of a plan in this process, write the tables, and tell the share that is not the work itself.
+@dataclass(frozen=True)
+class Shares:
+    """Where the time of a suite went, beside training and attacks; shares of it all, 0 to 1.
+
+    Attributes:
+        scored: Scores, records, store and tables.
+        observed: What is done before an attack starts: victims read from the cache, views, evidence on the client.
+    """
+
+    scored: float
+    observed: float
+
+
+def run_whole(made: Plan, folder: Path) -> Shares:
+    """Measure all cells of a plan in this process, write the tables, and tell what is not the work itself.
 
     Args:
         made: What to run.
         folder: For store, tables and, in `victims`, what is trained.
-
-    Returns:
-        The share of the time, 0 to 1, that neither training nor an attack took: reading what is cached, observing,
-        scoring, evidence, store and report.
 
     Raises:
         UserError: A cell failed.
@@ -83,29 +92,38 @@ def run_whole(made: Plan, folder: Path) -> float:
             on_progress=clock.on_progress,
         )
         records = records_of(made, store, {})
+    measured = time.perf_counter()
     write(leaderboard(records, made), folder / made.suite)
-    whole = time.perf_counter() - began
+    whole, report = time.perf_counter() - began, time.perf_counter() - measured
     if not outcome.complete:
         reasons = "; ".join({str(record.reason) for record in records if record.status == "failed"})
         raise UserError(f"speed, suite {made.suite}: {outcome.n_failed} cells failed ({reasons}); run it by itself")
-    return (whole - clock.training - clock.attacking) / whole
+    observed = whole - report - clock.training - clock.attacking - clock.scoring
+    return Shares((clock.scoring + report) / whole, observed / whole)
 
 
 @dataclass
 class _Clock:
-    """Adds up what training and attacks take, from what a run tells its display."""
+    """Adds up what training, attacks and scoring take, from what a run tells its display."""
 
     training: float = 0.0
     attacking: float = 0.0
-    _group_began: float = field(default_factory=time.perf_counter)
+    scoring: float = 0.0
+    _stage_began: float = field(default_factory=time.perf_counter)
     _trained: bool = False
 
     def on_progress(self, group: Group, stage: Stage, fraction: float) -> None:
+        now = time.perf_counter()
         if stage == "attack" and not self._trained:
-            self.training += time.perf_counter() - self._group_began
+            self.training += now - self._stage_began
             self._trained = True
         elif stage == "ended":
-            self._group_began, self._trained = time.perf_counter(), False
+            self.scoring += now - self._stage_began
+            self._trained = False
+        elif stage != "attack" or fraction < 1:
+            return
+        # The last that an attack tells is its end; then comes scoring, then the next group.
+        self._stage_began = now
 
     def on_record(self, record: Record) -> None:
         self.attacking += float(record.run["seconds"])
