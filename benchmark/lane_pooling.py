@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.lane_layers import Stacked, Stage
+from benchmark.lane_patches import pair, patches, positive
 
 # Rounding of a float32 sum of products, over the sum of the weights' sizes, for inputs of order one.
 _ROUNDING = 2.0**-20
@@ -31,18 +33,12 @@ class PooledConvolution(Stage):
         """Whether the pair can be run so, and is faster so: small kernels would grow too much."""
         return (
             type(conv) is nn.Conv2d
-            and type(pool) is nn.MaxPool2d
             and conv.stride == (1, 1)
             and conv.dilation == (1, 1)
             and conv.groups == 1
             and min(conv.kernel_size) >= 5
             and not isinstance(conv.padding, str)
-            and pool.kernel_size in (2, (2, 2))
-            and pool.stride in (2, (2, 2))
-            and pool.padding in (0, (0, 0))
-            and pool.dilation in (1, (1, 1))
-            and not pool.ceil_mode
-            and not pool.return_indices
+            and halves(pool)
         )
 
     def weights(self, stacked: Stacked) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -59,11 +55,7 @@ class PooledConvolution(Stage):
 
     def inputs(self, x: Tensor) -> Tensor:
         """The patches, [L, in * (k+1)^2, n, h, w], h and w those of the pooled output."""
-        vertical, horizontal = _pair(self.module.padding)
-        if vertical or horizontal:
-            x = F.pad(x, (horizontal, horizontal, vertical, vertical))
-        patches: Tensor = _Patches.apply(x, self.kernel)
-        return patches
+        return patches(x, pair(self.module.padding), self.kernel, 2)
 
     def combine(self, weights: tuple[Tensor, Tensor | None, Tensor], seen: Tensor) -> Tensor:
         """[L, n, out, h, w], the pooled output."""
@@ -78,9 +70,17 @@ class PooledConvolution(Stage):
         return out
 
 
-def _pair(value: int | tuple[int, ...] | str) -> tuple[int, int]:
-    assert not isinstance(value, str)
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def halves(pool: nn.Module) -> bool:
+    """Whether this is max pooling over 2x2 that do not overlap."""
+    return (
+        type(pool) is nn.MaxPool2d
+        and pool.kernel_size in (2, (2, 2))
+        and pool.stride in (2, (2, 2))
+        and pool.padding in (0, (0, 0))
+        and pool.dilation in (1, (1, 1))
+        and not pool.ceil_mode
+        and not pool.return_indices
+    )
 
 
 def _shifts(high: int, wide: int, like: Tensor) -> Tensor:
@@ -88,29 +88,6 @@ def _shifts(high: int, wide: int, like: Tensor) -> Tensor:
     identity = torch.eye(high * wide, dtype=like.dtype, device=like.device).view(-1, high, wide)
     places = [F.pad(identity, (right, 1 - right, down, 1 - down)) for down in (0, 1) for right in (0, 1)]
     return torch.stack(places, dim=1).flatten(1)
-
-
-class _Patches(torch.autograd.Function):
-    """Patches of stride 2, [L, channels * kh * kw, n, h, w], of images [L, n, channels, height, width]."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: tuple[int, int]) -> Tensor:
-        ctx.shape, ctx.kernel = x.shape, kernel
-        windows = x.unfold(3, kernel[0], 2).unfold(4, kernel[1], 2)
-        lanes, n, _, h, w = windows.shape[:5]
-        return windows.permute(0, 2, 5, 6, 1, 3, 4).reshape(lanes, -1, n, h, w)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        lanes, n, channels, height, width = ctx.shape
-        patches = gradients[0].view(lanes, channels, *ctx.kernel, n, *gradients[0].shape[3:])
-        h, w = patches.shape[5:]
-        images = patches.new_zeros(lanes, channels, n, height, width)
-        # Strided sums: measured three times as fast as `fold` on many small images.
-        for down in range(ctx.kernel[0]):
-            for right in range(ctx.kernel[1]):
-                images[..., down : down + 2 * h : 2, right : right + 2 * w : 2] += patches[:, :, down, right]
-        return images.transpose(1, 2), None
 
 
 class _LargestOfFour(torch.autograd.Function):
@@ -123,24 +100,33 @@ class _LargestOfFour(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, four: Tensor, tie: Tensor) -> Tensor:
         first, second, third, fourth = four.unbind(1)
-        upper, lower = torch.maximum(first, second), torch.maximum(third, fourth)
-        # As numbers, not truth values: products with these are converted first, which takes longer than the product.
-        chosen = four.new_empty((3, *upper.shape))
-        torch.gt((second - first).sub_(tie), 0, out=chosen[0])
-        torch.gt((fourth - third).sub_(tie), 0, out=chosen[1])
-        torch.gt((lower - upper).sub_(tie), 0, out=chosen[2])
-        ctx.save_for_backward(chosen)
-        return torch.maximum(upper, lower)
+        differences = four.new_empty((3, *first.shape))
+        largest = largest_of_four(first, second, third, fourth, differences)
+        ctx.save_for_backward(differences.sub_(tie))
+        return largest
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        right_above, right_below, below = ctx.saved_tensors[0]
-        gradient = gradients[0]
+        gradient, (differences,) = gradients[0], ctx.saved_tensors
         out = gradient.new_empty((gradient.shape[0], 4, *gradient.shape[1:]))
-        lower = gradient * below
-        upper = gradient - lower
-        torch.mul(upper, right_above, out=out[:, 1])
-        torch.sub(upper, out[:, 1], out=out[:, 0])
-        torch.mul(lower, right_below, out=out[:, 3])
-        torch.sub(lower, out[:, 3], out=out[:, 2])
+        routed(gradient, differences, out.unbind(1))
         return out, None
+
+
+def largest_of_four(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor, differences: Tensor) -> Tensor:
+    """The maximum of four tensors; to `differences`, [3, ...], what the gradient's way is found by."""
+    upper, lower = torch.maximum(first, second), torch.maximum(third, fourth)
+    torch.sub(second, first, out=differences[0])
+    torch.sub(fourth, third, out=differences[1])
+    torch.sub(lower, upper, out=differences[2])
+    return torch.maximum(upper, lower, out=upper)
+
+
+def routed(gradient: Tensor, differences: Tensor, four: Sequence[Tensor], tie: float = 0.0) -> None:
+    """Write to each of `four` the gradient where it was the first within `tie` of the largest, else zeros."""
+    lower = positive(gradient, differences[2], tie)
+    upper = gradient - lower
+    positive(upper, differences[0], tie, out=four[1])
+    torch.sub(upper, four[1], out=four[0])
+    positive(lower, differences[1], tie, out=four[3])
+    torch.sub(lower, four[3], out=four[2])

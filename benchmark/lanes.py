@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.func import stack_module_state
 
 from benchmark.lane_layers import Anything, Convolution, Dense, PerSample, Precision, Stage
+from benchmark.lane_patches import PatchConvolution
 from benchmark.lane_pooling import PooledConvolution
+from benchmark.lane_winograd import WinogradConvolution
 
 # They treat every sample by itself and hold no weights, so lanes may be folded into the batch.
 _PER_SAMPLE: tuple[type[nn.Module], ...] = (
@@ -172,6 +174,10 @@ def _stage(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Pre
         if len(block) == used and PooledConvolution.fits(layer, block[-1]) and not any(map(_hooked, block)):
             assert isinstance(layer, nn.Conv2d)
             return PooledConvolution(layer, weight, bias, rectified), used
+        if precision == "float32":
+            filtered = _filtered(layers, weight, bias)
+            if filtered is not None:
+                return filtered
         if type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
             return Convolution(layer, weight, bias, precision), 1
         if type(layer) is nn.Linear:
@@ -180,6 +186,19 @@ def _stage(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Pre
         return PerSample(layer), 1
     own = [*layer.named_parameters(), *layer.named_buffers()]
     return Anything(layer, [(name, names[id(value)]) for name, value in own]), 1
+
+
+def _filtered(layers: Sequence[nn.Module], weight: str, bias: str | None) -> tuple[Stage, int] | None:
+    """By minimal filtering, or channels last for a convolution behind that is run so, if either can be."""
+    first, *others = layers
+    rectified = bool(others) and type(others[0]) is nn.ReLU and not _hooked(others[0])
+    if PatchConvolution.fits(first) and WinogradConvolution.fits(others[rectified : rectified + 1]):
+        assert isinstance(first, nn.Conv2d)
+        return PatchConvolution(first, weight, bias, rectified), 1 + rectified
+    for block in (layers[:3], layers[:2], layers[:1]):
+        if WinogradConvolution.fits(block) and not any(map(_hooked, block)):
+            return WinogradConvolution(block, weight, bias), len(block)
+    return None
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
