@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmark.errors import PluginError, UserError
-from benchmark.metrics.utility import evaluating, predicted
+from benchmark.metrics.utility import evaluating_fast, predicted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,14 +48,15 @@ def steal_scores(clone: nn.Module, split: Split, part: Part, predictions: Tensor
 def smashed_by(head: nn.Module, part: Part) -> Iterator[Tensor]:
     """What a head gives for a part, `BATCH` images at a time: [n, ...] each, without a graph."""
     for x in torch.split(part.images, BATCH):
-        with evaluating(head), torch.no_grad():
+        with evaluating_fast(head), torch.no_grad():
             smashed: Tensor = head(x)
-        yield smashed
+        # A body that somebody wrote may count on the usual layout.
+        yield smashed.contiguous()
 
 
 def victim_predictions(split: Split, part: Part) -> Tensor:
     """Labels that the undefended victim predicts for a part, [n], int64."""
-    with evaluating(*split.parts().values()):
+    with evaluating_fast(*split.parts().values()):
         return predicted(split.evaluate, part.images)
 
 
@@ -105,7 +106,7 @@ def _scores(smashed: Iterable[Tensor], split: Split, part: Part, true: Tensor) -
     if len(part) == 0:
         raise UserError("stealing cannot be scored on an empty part; give the data set some test images")
     found = []
-    with evaluating(*split.parts().values()), torch.no_grad():
+    with evaluating_fast(*split.parts().values()), torch.no_grad():
         sent = tuple(split.head(part.images[:1]).shape[1:])
         for given, x in zip(smashed, torch.split(part.images, BATCH), strict=True):
             _check(given, (len(x), *sent))

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from benchmark.models import ImageShape, Split
 
 LABEL_BYTES = torch.int64.itemsize
+# Layers to which it is the same how what they are given lies in memory.
+ANY_LAYOUT = {
+    nn.Sequential,
+    nn.Conv2d,
+    nn.ReLU,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.BatchNorm2d,
+    nn.Flatten,
+    nn.Linear,
+    nn.Dropout,
+}
 
 
 def accuracy(predict: Callable[[Tensor], Tensor], part: Part, batch: int = 500) -> float:
@@ -143,6 +155,26 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for part, training in before:
             part.training = training
+
+
+@contextmanager
+def evaluating_fast(*modules: nn.Module) -> Iterator[None]:
+    """The same, with weights laid out so that convolutions give what pooling is three times as fast on.
+
+    Only where every layer does the same in any layout; one that somebody wrote may count on the usual one.
+    """
+    known = all(type(part) in ANY_LAYOUT for module in modules for part in module.modules())
+    weights = [weight for module in modules for weight in module.parameters() if known and weight.dim() == 4]
+    before = [weight.data for weight in weights]
+    for weight in weights:
+        # A copy: with one channel weights lie in both ways at once, and would not be told to lie in this one.
+        weight.data = torch.empty_like(weight.data, memory_format=torch.channels_last).copy_(weight.data)
+    try:
+        with evaluating(*modules):
+            yield
+    finally:
+        for weight, data in zip(weights, before, strict=True):
+            weight.data = data
 
 
 def _smashed(head: nn.Module, image_shape: ImageShape) -> Tensor:
