@@ -55,7 +55,7 @@ def test_a_client_is_decoded_without_a_query(seen_by: Callable[..., Observation]
 
 
 @pytest.mark.slow
-def test_the_moments_of_what_was_sent_make_the_difference(seen_by: Callable[..., Observation]) -> None:
+def test_the_statistics_of_what_was_sent_make_the_difference(seen_by: Callable[..., Observation]) -> None:
     seen = seen_by()
     with_them, without = (run(seen, matching=matching, **QUICK) for matching in (2.0, 0.0))
     assert shown(seen, with_them) > shown(seen, without) + 0.05

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks.clients.defended_path import ClientModel, HookModel
+from attacks.decoding.patch_statistics import Observed, PatchStatistics, patch_stride
 from benchmark.parts import Part
 from benchmark.seeds import Rng
 from benchmark.view import ServerView
 
-PATCH = 3
-# Above so many entries of a patch their covariances cost more than they tell; smaller patches stand in.
-MOST_ENTRIES = 1024
-# Patches of a batch that are looked at, about.
-MOST_PATCHES = 8192
 MEASURED = 250
 MEASUREMENTS = 12
+# A fresh head may have channels that are never on and stay so: the best of some, after a part of the steps.
+STARTS = 4
+TRIALS = 4
+# Share of the steps after which all is asked for that what was sent tells.
+FALLEN = 0.8
 # Where views are averaged, means of so many draws are compared at most.
 MOST_DRAWS = 4
 # Stream of the draws that measurements are made with; training counts its own from 1.
@@ -35,7 +37,7 @@ class ShadowSchedule:
         steps: Gradient steps.
         batch_size: Auxiliary images a step.
         learning_rate: Peak learning rate of Adam; warm-up, then cosine.
-        matching: Weight of the mismatch of moments against the cross-entropy.
+        matching: Weight of the mismatch of what is sent against the cross-entropy.
     """
 
     steps: int
@@ -67,47 +69,23 @@ class ShadowClient:
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Mean and covariance of the patches of smashed data, pooled over samples and places.
+class _Shadow:
+    """A client that is trained, in the u-shaped topology with a tail of its own."""
 
-    The second-order statistics of Sun and Saenko, "Deep CORAL" (2016), eq. 1, taken of PATCH x PATCH neighbourhoods:
-    ten samples hold a thousand of them.
-
-    Attributes:
-        mean: [entries].
-        covariance: [entries, entries], or [entries] where there are too many.
-    """
-
-    mean: Tensor
-    covariance: Tensor
+    client: ShadowClient
+    tail: nn.Module | None
 
     @classmethod
-    def of(cls, smashed: Tensor, stride: int = 1, start: tuple[int, int] = (0, 0)) -> Moments:
-        """Of smashed data, [n, ...].
+    def fresh(cls, view: ServerView, model: ClientModel, start: int) -> _Shadow:
+        head = view.new_head(view.rng("shadow", start)).requires_grad_(True).eval()
+        tail = None
+        if view.topology == "u_shaped":
+            tail = view.new_tail(view.rng("shadow", start)).requires_grad_(True)
+        return cls(ShadowClient(head, model), tail)
 
-        Args:
-            smashed: Maps, [n, channels, height, width], or vectors.
-            stride: Between the patches of maps.
-            start: The first patch's place.
-        """
-        if smashed.dim() == 4:
-            side = _side(smashed)
-            maps = smashed[:, :, start[0] :, start[1] :]
-            rows = F.unfold(maps, side, stride=stride).transpose(1, 2).flatten(0, 1)
-        else:
-            rows = smashed.flatten(1)
-        mean = rows.mean(dim=0)
-        centred = rows - mean
-        if rows.shape[1] > MOST_ENTRIES:
-            return cls(mean, centred.square().mean(dim=0))
-        return cls(mean, centred.T @ centred / len(rows))
-
-    def mismatch(self, other: Moments) -> Tensor:
-        """How far another's moments are from these, each in units of these."""
-        variance = (self.covariance.diagonal() if self.covariance.dim() == 2 else self.covariance).sum()
-        mean = (other.mean - self.mean).square().sum() / (self.mean.square().sum() + variance).clamp_min(1e-30)
-        spread: Tensor = (other.covariance - self.covariance).square().sum()
-        return mean + spread / self.covariance.square().sum().clamp_min(1e-30)
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        return [*self.client.head.parameters(), *(self.tail.parameters() if self.tail is not None else ())]
 
 
 def train_shadow(
@@ -131,79 +109,75 @@ def train_shadow(
         progress: Called with the done fraction.
 
     Returns:
-        The client, and its objective over the first images at `MEASUREMENTS` equally spaced moments.
+        The client that did best of `STARTS` in a quarter of the steps and was trained in the others, and its objective
+        over the first images at `MEASUREMENTS` equally spaced moments of these.
     """
-    head = view.new_head(view.rng("shadow")).requires_grad_(True).eval()
-    tail = view.new_tail(view.rng("shadow")).requires_grad_(True) if view.topology == "u_shaped" else None
-    client = ShadowClient(head, model)
-    wanted = Moments.of(sent)
-    trained = [*head.parameters(), *(tail.parameters() if tail is not None else ())]
-    rng = view.rng("shadow places")
+    wanted = Observed.of(sent, view.n)
+    places = view.rng("shadow places")
 
-    def objective(x: Tensor, y: Tensor, draw: int) -> Tensor:
-        z = torch.stack([client(x, draw * MOST_DRAWS + index) for index in range(draws)]).mean(dim=0)
+    def objective(shadow: _Shadow, x: Tensor, y: Tensor, draw: int, done: float) -> Tensor:
+        z = torch.stack([shadow.client(x, draw * MOST_DRAWS + index) for index in range(draws)]).mean(dim=0)
         logits = view.body(z)
-        loss = F.cross_entropy(logits if tail is None else tail(logits), y)
-        stride, start = _places(z, rng) if draw != FIXED else (_stride(z), (0, 0))
-        return loss + schedule.matching * wanted.mismatch(Moments.of(z, stride, start))
+        loss = F.cross_entropy(logits if shadow.tail is None else shadow.tail(logits), y)
+        stride, start = _places(z, places) if draw != FIXED else (patch_stride(z), (0, 0))
+        return loss + schedule.matching * wanted.mismatch(PatchStatistics.of(z, stride, start), done)
 
-    def measured() -> float:
+    def measured(shadow: _Shadow) -> float:
         with torch.no_grad():
-            return float(objective(part.images[:MEASURED], part.labels[:MEASURED], FIXED))
+            return float(objective(shadow, part.images[:MEASURED], part.labels[:MEASURED], FIXED, 1.0))
 
-    if not trained:
-        return client, [measured()] * MEASUREMENTS
-    # Fused, because it keeps its state on the weights' device whatever the default device is.
-    optimiser = torch.optim.Adam(trained, lr=schedule.learning_rate, fused=True)
-    rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, schedule.learning_rate, total_steps=max(2, schedule.steps), pct_start=0.15
-    )
-    due = [-(-schedule.steps * (index + 1) // MEASUREMENTS) for index in range(MEASUREMENTS)]
+    shadows = [_Shadow.fresh(view, model, start) for start in range(STARTS)]
+    if not shadows[0].weights:
+        return shadows[0].client, [measured(shadows[0])] * MEASUREMENTS
+    batches = _batches(part, schedule, view.rng("shadow order"))
+    first = schedule.steps // TRIALS // STARTS
+    last = schedule.steps - first * STARTS
+    taken = count(FIXED + 1)
+
+    def descend(shadow: _Shadow, steps: int, after: Callable[[int], None]) -> None:
+        # Fused, because it keeps its state on the weights' device whatever the default device is.
+        optimiser = torch.optim.Adam(shadow.weights, lr=schedule.learning_rate, fused=True)
+        rate = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, schedule.learning_rate, total_steps=max(2, steps), pct_start=0.15
+        )
+        for step, draw, batch in zip(range(1, steps + 1), taken, batches, strict=False):
+            optimiser.zero_grad()
+            done = min(1.0, step / steps / FALLEN)
+            objective(shadow, part.images[batch], part.labels[batch], draw, done).backward()
+            optimiser.step()
+            rate.step()
+            after(step)
+            progress(draw / schedule.steps)
+
+    for shadow in shadows:
+        descend(shadow, first, lambda step: None)
+    best = min(shadows, key=measured)
+    due = [-(-last * (index + 1) // MEASUREMENTS) for index in range(MEASUREMENTS)]
     losses: list[float] = []
-    for step, batch in enumerate(_batches(part, schedule, view.rng("shadow order")), start=1):
-        optimiser.zero_grad()
-        objective(part.images[batch], part.labels[batch], step).backward()
-        optimiser.step()
-        rate.step()
+
+    def measure(step: int) -> None:
         if step in due:
-            losses += [measured()] * due.count(step)
-        progress(step / schedule.steps)
-    head.requires_grad_(False)
-    return client, losses
+            losses.extend([measured(best)] * due.count(step))
+
+    descend(best, last, measure)
+    best.client.head.requires_grad_(False)
+    return best.client, losses
 
 
 def _batches(part: Part, schedule: ShadowSchedule, rng: Rng) -> Iterator[Tensor]:
-    size, left = min(schedule.batch_size, len(part)), schedule.steps
-    while left:
+    size = min(schedule.batch_size, len(part))
+    while True:
         order = rng.permutation(len(part), part.images.device)
-        # A last batch of a few images has no moments worth the name.
-        for start in range(0, len(part) - size + 1, size)[:left]:
+        # A last batch of a few images has no statistics worth the name.
+        for start in range(0, len(part) - size + 1, size):
             yield order[start : start + size]
-            left -= 1
 
 
 def _through(hook: HookModel, values: Tensor, draw: int) -> Tensor:
     return hook(values.unsqueeze(0), [0], draw)[0]
 
 
-def _side(maps: Tensor) -> int:
-    fitting = (side for side in range(PATCH, 1, -1) if maps.shape[1] * side**2 <= MOST_ENTRIES)
-    side: int = min(next(fitting, 1), *maps.shape[2:])
-    return side
-
-
-def _stride(smashed: Tensor) -> int:
-    """Between patches, so that a batch has about `MOST_PATCHES`."""
-    if smashed.dim() != 4:
-        return 1
-    side, stride = _side(smashed), 1
-    rows, columns = (n - side + 1 for n in smashed.shape[2:])
-    while len(smashed) * -(-rows // stride) * -(-columns // stride) > MOST_PATCHES and stride < min(rows, columns):
-        stride += 1
-    return stride
-
-
 def _places(smashed: Tensor, rng: Rng) -> tuple[int, tuple[int, int]]:
-    stride = _stride(smashed)
+    stride = patch_stride(smashed)
     row, column = rng.integers(stride, (2,)).tolist()
     return stride, (int(row), int(column))
