@@ -21,7 +21,7 @@ _CHANNELS = 16
 # Tiles in one product: with fewer the weights are read too often, with more what is between leaves the cache.
 _TOGETHER = 64
 # Tiles of a lane below which four times as many weights as in the kernels are not read often enough to pay.
-_FEWEST = 16
+_FEWEST = 64
 # Rounding of an output over that of a number times the sum of the weights' sizes, for inputs of order one.
 _ROUNDING = 8
 

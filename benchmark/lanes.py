@@ -50,8 +50,8 @@ class Lanes:
     Args:
         heads: One a lane, of equal architecture and on one device. The same module may stand several times; all weights
             are copied.
-        precision: What the products of convolutions are computed in, where these run as such (`lane_pooling` does not);
-            all else is in the weights' own precision.
+        precision: What the products of convolutions are computed in, where these run as such (`lane_pooling`
+            does not, and `lane_winograd` is for float32 only); all else is in the weights' own precision.
 
     Attributes:
         parameters: The trainable weights by name, [L, ...] each, leaves that require gradients.

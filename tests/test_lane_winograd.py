@@ -23,6 +23,11 @@ BLOCKS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def small_images_too(monkeypatch):
+    monkeypatch.setattr("benchmark.lane_winograd._FEWEST", 1)
+
+
 def made(name, seed):
     with isolated(Rng(name, seed)):
         return nn.Sequential(*BLOCKS[name]()).double()
@@ -88,7 +93,8 @@ def test_of_tied_outputs_the_first_gets_the_gradient_as_in_max_pooling():
     torch.testing.assert_close(stacked.grad[0], constant.grad, atol=1e-4, rtol=1e-4)
 
 
-def test_too_few_tiles_run_as_plain_layers_and_give_the_same():
+def test_too_few_tiles_run_as_plain_layers_and_give_the_same(monkeypatch):
+    monkeypatch.setattr("benchmark.lane_winograd._FEWEST", 5)
     heads = [made("rectified and pooled", seed) for seed in range(2)]
     x = Rng("few").normal((2, 1, 16, 8, 8)).double().requires_grad_(True)
     out = Lanes(heads)(x)
