@@ -18,6 +18,7 @@ from torch.func import stack_module_state
 from benchmark.lane_layers import Anything, Convolution, Dense, PerSample, Precision, Stage
 from benchmark.lane_patches import PatchConvolution
 from benchmark.lane_pooling import PooledConvolution
+from benchmark.lane_rounded import RoundedConvolutions
 from benchmark.lane_winograd import WinogradConvolution
 
 # They treat every sample by itself and hold no weights, so lanes may be folded into the batch.
@@ -178,6 +179,9 @@ def _stage(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Pre
             filtered = _filtered(layers, weight, bias)
             if filtered is not None:
                 return filtered
+        elif RoundedConvolutions.fits(layer):
+            rounded = _rounded(layers)
+            return RoundedConvolutions(rounded, names), len(rounded)
         if type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
             return Convolution(layer, weight, bias, precision), 1
         if type(layer) is nn.Linear:
@@ -199,6 +203,15 @@ def _filtered(layers: Sequence[nn.Module], weight: str, bias: str | None) -> tup
         if WinogradConvolution.fits(block) and not any(map(_hooked, block)):
             return WinogradConvolution(block, weight, bias), len(block)
     return None
+
+
+def _rounded(layers: Sequence[nn.Module]) -> Sequence[nn.Module]:
+    """Those at the beginning that can stay in bfloat16."""
+    for count, layer in enumerate(layers):
+        pooled = any(PooledConvolution.fits(layer, behind) for behind in layers[count + 1 : count + 3])
+        if pooled or _hooked(layer) or not RoundedConvolutions.fits(layer):
+            return layers[:count]
+    return layers
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
