@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import stack_module_state
 
+from benchmark.lane_graphs import Replayed
 from benchmark.lane_layers import Anything, Convolution, Dense, PerSample, Precision, Stage
 from benchmark.lane_patches import PatchConvolution
 from benchmark.lane_pooling import PooledConvolution
@@ -84,14 +85,15 @@ class Lanes:
         first, *others = self._stages
         seen = first.inputs(x.detach())
 
-        def forward() -> Tensor:
-            stacked = {**self.parameters, **self.buffers}
+        def forward(*weights: Tensor) -> Tensor:
+            stacked = dict(zip(self.parameters, weights, strict=True)) | self.buffers
             out = first.combine(first.weights(stacked), seen)
             for stage in others:
                 out = stage.combine(stage.weights(stacked), stage.inputs(out))
             return out
 
-        return forward
+        run = self._replayed(forward)
+        return lambda: run(*self.parameters.values())
 
     def frozen(self) -> Callable[[Tensor], Tensor]:
         """The forward pass with the weights as they are now, while the inputs change; gradients reach these only."""
@@ -103,7 +105,7 @@ class Lanes:
                 x = stage.combine(weights, stage.inputs(x))
             return x
 
-        return forward
+        return self._replayed(forward)
 
     def head(self, lane: int) -> nn.Module:
         """A module of its own with the present weights of one lane, in evaluation mode."""
@@ -111,6 +113,12 @@ class Lanes:
         state = {name: value[lane].detach().clone() for name, value in (self.parameters | self.buffers).items()}
         module.load_state_dict(state, strict=False)
         return module.requires_grad_(True)
+
+    def _replayed(self, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        # A module of a kind that is not known here may wait for the device, which cannot be recorded.
+        known = not any(isinstance(stage, Anything) for stage in self._stages)
+        on_cuda = bool(self.parameters) and all(weight.is_cuda for weight in self.parameters.values())
+        return Replayed(forward) if known and on_cuda else forward
 
 
 def adam(tensors: Iterable[Tensor], learning_rate: float) -> torch.optim.Adam:
