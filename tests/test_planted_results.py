@@ -25,14 +25,10 @@ def test_no_released_verdict_is_of_an_attack_that_is_there_no_more() -> None:
     assert sorted(verdict.attack for key, verdict in released_verdicts().items() if key not in wanted) == []
 
 
-# It does not invert one unknown convolution well enough; its tables carry the badge.
-FAILS = "shadow_decoder"
-
-
-def test_every_built_in_attack_but_one_passed_with_the_budget_that_its_class_states() -> None:
+def test_every_built_in_attack_passed_in_every_stance_with_the_budget_that_its_class_states() -> None:
     first = {(ref.name, ref.parameters["stance"]): ref for refs in built_in() for ref in reversed(refs)}
     found = {place: released_verdicts().get(verdict_key(ref)) for place, ref in first.items()}
-    assert {name for (name, _), verdict in found.items() if verdict is None or not verdict.passed} == {FAILS}
+    assert [place for place, verdict in found.items() if verdict is None or not verdict.passed] == []
 
 
 def test_verdicts_are_released_whether_they_pass_or_not(
