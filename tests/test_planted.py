@@ -21,7 +21,6 @@ from benchmark.planted_verdicts import (
     known_verdict,
     measure,
     planted_reference,
-    released_verdicts,
     variants,
     verdict_key,
     with_verdict,
