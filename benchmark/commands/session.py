@@ -189,13 +189,13 @@ def opened_store(output: Path, *, write: bool = True) -> Iterator[Store]:
 def known_records(made: Plan, store: Store, released: dict[str, Record] | None = None) -> list[Record]:
     """The plan's records, and those of defenses and attacks from outside that were run for the same suite before.
 
-    Of a plug-in whose code has changed since, only what was written last stands for it.
+    Of a plug-in whose code has changed since, only what the plan asks for or what was written last stands for it.
     """
     found = records_of(made, store, released)
-    keys = {record.key for record in found}
+    asked = {axes_text(record.axes) for record in found}
     further = {
-        axes_text(record.axes): record
+        text: record
         for record in store.oldest_first(made.suite, made.suite_digest)
-        if record.key not in keys
+        if (text := axes_text(record.axes)) not in asked
     }
     return found + list(further.values())
