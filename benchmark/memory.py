@@ -38,9 +38,16 @@ def no_memory(error: BaseException) -> bool:
 
     PyTorch raises `torch.OutOfMemoryError` on accelerators, a plain `RuntimeError` from its allocator on the CPU
     ("DefaultCPUAllocator: can't allocate memory" on POSIX, "not enough memory" on Windows) or from a library
-    ("could not create a memory object", oneDNN; "std::bad_alloc", C++).
+    ("could not create a memory object", or a primitive that it cannot make or run, oneDNN; "std::bad_alloc", C++).
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    said = ("can't allocate memory", "not enough memory", "bad_alloc", "could not create a memory")
+    said = (
+        "can't allocate memory",
+        "not enough memory",
+        "bad_alloc",
+        "could not create a memory",
+        "could not create a primitive",
+        "could not execute a primitive",
+    )
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in said)

@@ -42,6 +42,11 @@ def test_errors_of_python_and_of_accelerators_are_recognised(error: Exception) -
     assert no_memory(error)
 
 
+@pytest.mark.parametrize("said", ["could not create a primitive", "could not execute a primitive"])
+def test_what_a_library_says_whose_workspace_finds_no_memory_is_recognised(said: str) -> None:
+    assert no_memory(RuntimeError(said))
+
+
 @pytest.mark.parametrize("error", [RuntimeError("shapes cannot be multiplied"), ValueError("not enough memory")])
 def test_other_errors_are_not_about_memory(error: Exception) -> None:
     assert not no_memory(error)
