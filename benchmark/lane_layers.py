@@ -72,15 +72,10 @@ class Dense(Stage):
 
 
 class Convolution(Stage):
-    """`nn.Conv2d` as one convolution with a group a lane.
+    """`nn.Conv2d` as one convolution with a group a lane."""
 
-    With `bfloat16` its products, and those of its gradients, are of numbers rounded to 8 bits; what enters and leaves
-    stays as it is.
-    """
-
-    def __init__(self, module: nn.Conv2d, weight: str, bias: str | None, precision: Precision = "float32") -> None:
+    def __init__(self, module: nn.Conv2d, weight: str, bias: str | None) -> None:
         self.module, self.weight, self.bias = module, weight, bias
-        self.rounded = torch.bfloat16 if precision == "bfloat16" else None
 
     def weights(self, stacked: Stacked) -> tuple[Tensor, Tensor | None]:
         """Weight [L * out, in, k, k] and bias [L * out]."""
@@ -92,9 +87,6 @@ class Convolution(Stage):
         weight, bias = weights
         lanes, module = seen.shape[0], self.module
         side_by_side = seen.transpose(0, 1).flatten(1, 2)
-        if self.rounded is not None:
-            side_by_side, weight = side_by_side.to(self.rounded), weight.to(self.rounded)
-            bias = None if bias is None else bias.to(self.rounded)
         grouped = F.conv2d(
             side_by_side,
             weight,
@@ -104,7 +96,7 @@ class Convolution(Stage):
             dilation=module.dilation,
             groups=lanes * module.groups,
         )
-        out: Tensor = grouped.to(seen.dtype).unflatten(1, (lanes, -1)).transpose(0, 1)
+        out: Tensor = grouped.unflatten(1, (lanes, -1)).transpose(0, 1)
         return out
 
 

@@ -191,7 +191,7 @@ def _stage(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Pre
             rounded = _rounded(layers)
             return RoundedConvolutions(rounded, names), len(rounded)
         if type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
-            return Convolution(layer, weight, bias, precision), 1
+            return Convolution(layer, weight, bias), 1
         if type(layer) is nn.Linear:
             return Dense(weight, bias), 1
     if type(layer) in _PER_SAMPLE and not _hooked(layer):

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmark import registry
-from benchmark.context import RunContext as RunContext
-from benchmark.context import chosen_device as chosen_device
+from benchmark.context import RunContext, chosen_device
 from benchmark.data import Dataset, load_dataset, targets_digest
 from benchmark.environment import environment
 from benchmark.errors import PluginError, UserError

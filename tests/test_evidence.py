@@ -14,9 +14,10 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from benchmark.cell import Group, TargetRule
+from benchmark.context import RunContext
 from benchmark.data import Dataset, choose_targets
 from benchmark.evidence import client_evidence, target_evidence
-from benchmark.runner import RunContext, run_group
+from benchmark.runner import run_group
 from benchmark.seeds import Rng
 from benchmark.victim import Victim, obtain_victim
 from defenses.base import Defense, Phase, Side

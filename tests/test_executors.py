@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from benchmark.cell import Cell, Group
+from benchmark.context import RunContext
 from benchmark.errors import UserError
 from benchmark.executors import inline, local
 from benchmark.executors.attempt import Failure, failure_of
 from benchmark.executors.process import Worker
-from benchmark.runner import RunContext
 from tests.specs import cell_of, victim_spec
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from benchmark.lane_layers import Convolution, PerSample
+from benchmark.lane_layers import PerSample
 from benchmark.lane_pooling import PooledConvolution
 from benchmark.lane_rounded import RoundedConvolutions
 from benchmark.lanes import Lanes, stages
@@ -19,8 +19,8 @@ def test_layers_that_stay_rounded_give_the_same_numbers_as_layers_one_by_one():
     lanes, x = Lanes(heads, "bfloat16"), Rng("x").uniform((2, 3, 3, 16, 16)).requires_grad_(True)
     apart = x
     for name, layer in heads[0].named_children():
-        own = Convolution(layer, f"{name}.weight", f"{name}.bias", "bfloat16") if name.startswith("conv") else None
-        stage = own or PerSample(layer)
+        names = {id(value): f"{name}.{own}" for own, value in layer.named_parameters()}
+        stage = RoundedConvolutions([layer], names) if names else PerSample(layer)
         apart = stage.combine(stage.weights(lanes.parameters), apart)
     together = lanes(x)
     assert torch.equal(together, apart)

@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 
 from benchmark.cli import main
+from benchmark.context import RunContext
 from benchmark.data import Dataset
 from benchmark.errors import UserError
 from benchmark.metrics.reconstruction import score_images
 from benchmark.record import Record
 from benchmark.report.pictures import Reconstructed, label, reconstructed, to_png
-from benchmark.runner import RunContext, images_file
+from benchmark.runner import images_file
 from benchmark.store import Store
 from benchmark.tensors import load_tensors, save_tensors
 

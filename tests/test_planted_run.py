@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmark.cell import Group, Plan, PluginRef
+from benchmark.context import RunContext
 from benchmark.planted_run import with_verdicts
 from benchmark.planted_verdicts import Verdict
 from benchmark.run import run_plan
-from benchmark.runner import RunContext
 from benchmark.store import Store
 from tests.specs import cell_of, victim_spec
 

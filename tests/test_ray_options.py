@@ -10,11 +10,11 @@ import pytest
 
 from benchmark.cell import Group
 from benchmark.commands.session import cluster_of, device_of
+from benchmark.context import RunContext
 from benchmark.errors import UserError
 from benchmark.executors import ray as ray_executor
 from benchmark.executors.ray_cluster import RayOptions, connected
 from benchmark.options import Options
-from benchmark.runner import RunContext
 from tests.specs import cell_of, victim_spec
 
 if TYPE_CHECKING:

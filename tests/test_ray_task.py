@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmark.cell import Group
+from benchmark.context import RunContext
 from benchmark.executors import inline, ray_task
 from benchmark.executors.handover import trainings
 from benchmark.executors.ray_task import Board, Outcome, Task, carry_out
 from benchmark.executors.slot import Limits
 from benchmark.record import Record
-from benchmark.runner import RunContext
 from tests.specs import cell_of, victim_spec
 from tests.test_faults import comparable
 

@@ -9,9 +9,9 @@ import pytest
 
 from attacks.base import Attack
 from benchmark.cell import Group, Plan
+from benchmark.context import RunContext
 from benchmark.executors import inline
 from benchmark.run import InterruptedRunError, RunOutcome, records_of, run_plan
-from benchmark.runner import RunContext
 from benchmark.store import Store
 from tests.plugins.faulty import Steady
 from tests.specs import cell_of, victim_spec

@@ -11,11 +11,12 @@ from pydantic import Field
 
 from attacks.base import Attack, Budget, Finding, Goal, Progress
 from benchmark.cell import Group, TargetRule
+from benchmark.context import RunContext, chosen_device
 from benchmark.data import Dataset
 from benchmark.errors import NotGranted, PluginError, UserError
 from benchmark.metrics.recognition import recogniser_key
 from benchmark.record import Record
-from benchmark.runner import RunContext, chosen_device, failed_record, run_group, train_victims
+from benchmark.runner import failed_record, run_group, train_victims
 from benchmark.view import Knowledge, ServerView
 from tests.specs import WATCH, cell_of, victim_spec
 

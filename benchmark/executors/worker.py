@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
 
     import torch
 
-    from benchmark.runner import RunContext
+    from benchmark.context import RunContext
 
     torch.set_num_threads(threads)
     with os.fdopen(tasks_end, encoding="utf-8") as tasks, os.fdopen(events_end, "w", encoding="utf-8") as events:

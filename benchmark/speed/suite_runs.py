@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.cell import Group
+from benchmark.context import RunContext
 from benchmark.errors import UserError
 from benchmark.leaderboard import leaderboard
 from benchmark.plan import plan
 from benchmark.report.tables import write
 from benchmark.run import records_of, run_plan
-from benchmark.runner import RunContext, train_victims
+from benchmark.runner import train_victims
 from benchmark.speed.processes import Turns
 from benchmark.store import Store
 

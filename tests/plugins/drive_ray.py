@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 from benchmark.cell import Group, Plan
+from benchmark.context import RunContext
 from benchmark.data import load_dataset
 from benchmark.errors import UserError
 from benchmark.run import Limits, RayOptions, run_plan
-from benchmark.runner import RunContext
 from benchmark.store import Store
 from tests.specs import cell_of, victim_spec
 

@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 
 from benchmark.cell import Group, Plan, TargetRule, Watch
+from benchmark.context import RunContext
 from benchmark.data import load_dataset
 from benchmark.errors import UserError
 from benchmark.run import run_plan
-from benchmark.runner import RunContext
 from benchmark.store import Store
 from tests.specs import cell_of, victim_spec
 
