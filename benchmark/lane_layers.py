@@ -58,16 +58,16 @@ class Dense(Stage):
         self.weight, self.bias = weight, bias
 
     def weights(self, stacked: Stacked) -> tuple[Tensor, Tensor | None]:
-        """Weight [L, in, out] and bias [L, 1, out]."""
-        bias = None if self.bias is None else stacked[self.bias].unsqueeze(1)
-        return stacked[self.weight].transpose(1, 2), bias
+        """Weight [L, out, in] and bias [L, out, 1]."""
+        return stacked[self.weight], None if self.bias is None else stacked[self.bias].unsqueeze(2)
 
     def combine(self, weights: tuple[Tensor, Tensor | None], seen: Tensor) -> Tensor:
         """[L, n, ..., in] to [L, n, ..., out]."""
         weight, bias = weights
-        rows = seen.flatten(1, -2)
-        product = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias, rows, weight)
-        out: Tensor = product.unflatten(1, seen.shape[1:-1])
+        # Weights first: so their gradient comes out as they lie in memory, and need not be copied.
+        columns = seen.flatten(1, -2).transpose(1, 2)
+        product = torch.bmm(weight, columns) if bias is None else torch.baddbmm(bias, weight, columns)
+        out: Tensor = product.transpose(1, 2).unflatten(1, seen.shape[1:-1])
         return out
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from benchmark.lane_layers import Stacked, Stage
 
 # Numbers in a patch beyond which the patches take longer to copy than they save.
-_MOST = 128
+MOST = 128
 
 
 class PatchConvolution(Stage):
@@ -37,7 +37,7 @@ class PatchConvolution(Stage):
             and conv.groups == 1
             and conv.padding_mode == "zeros"
             and not isinstance(conv.padding, str)
-            and conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1] <= _MOST
+            and conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1] <= MOST
         )
 
     def weights(self, stacked: Stacked) -> tuple[Tensor, Tensor | None]:
@@ -94,14 +94,22 @@ class _Patches(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         lanes, n, channels, height, width = ctx.shape
-        given = gradients[0].view(lanes, channels, *ctx.kernel, n, *gradients[0].shape[3:])
-        h, w = (size * ctx.stride for size in given.shape[5:])
-        images = given.new_zeros(lanes, channels, n, height, width)
-        # Strided sums: measured three times as fast as `fold` on many small images.
-        for down in range(ctx.kernel[0]):
-            for right in range(ctx.kernel[1]):
-                images[..., down : down + h : ctx.stride, right : right + w : ctx.stride] += given[:, :, down, right]
-        return images.transpose(1, 2), None, None
+        (high, wide), step = ctx.kernel, ctx.stride
+        rows, columns = gradients[0].shape[3:]
+        given = gradients[0].view(lanes, channels, high, wide, n, rows, columns)
+        # What lies a stride apart lies side by side here, so that every sum runs along memory: by the remainders of a
+        # place and then by its quotients. Measured against strided sums, and these against `fold`, on small images.
+        down, right = -(-high // step), -(-wide // step)
+        apart = given.new_zeros(lanes, channels, step, step, n, rows + down - 1, columns + right - 1)
+        for i in range(down):
+            for j in range(right):
+                part = given[:, :, i * step : (i + 1) * step, j * step : (j + 1) * step]
+                apart[:, :, : part.shape[2], : part.shape[3], :, i : i + rows, j : j + columns] += part
+        whole = apart.permute(0, 4, 1, 5, 2, 6, 3).reshape(lanes, n, channels, step * apart.shape[5], -1)
+        # A longer kernel, of whole strides, would reach further: there it is empty. What no patch reaches is missing.
+        whole = whole[..., :height, :width]
+        below, beside = height - whole.shape[3], width - whole.shape[4]
+        return F.pad(whole, (0, beside, 0, below)) if below or beside else whole, None, None
 
 
 class _Product(torch.autograd.Function):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.lane_layers import Stacked, Stage
-from benchmark.lane_patches import pair, patches, positive
+from benchmark.lane_patches import MOST, pair, patches, positive
 
 # Rounding of a float32 sum of products, over the sum of the weights' sizes, for inputs of order one.
 _ROUNDING = 2.0**-20
@@ -30,13 +30,14 @@ class PooledConvolution(Stage):
 
     @staticmethod
     def fits(conv: nn.Module, pool: nn.Module) -> bool:
-        """Whether the pair can be run so, and is faster so: small kernels would grow too much."""
+        """Whether the pair can be run so, and is faster so: small kernels and large patches would grow too much."""
         return (
             type(conv) is nn.Conv2d
             and conv.stride == (1, 1)
             and conv.dilation == (1, 1)
             and conv.groups == 1
             and min(conv.kernel_size) >= 5
+            and conv.in_channels * (conv.kernel_size[0] + 1) * (conv.kernel_size[1] + 1) <= MOST
             and not isinstance(conv.padding, str)
             and halves(pool)
         )

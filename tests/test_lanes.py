@@ -58,6 +58,7 @@ HEADS = {
     "pooled, several channels": lambda: nn.Sequential(
         nn.Conv2d(1, 3, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 5, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)
     ),
+    "pooled, a stride left over": lambda: nn.Sequential(nn.Conv2d(1, 3, (6, 5)), nn.MaxPool2d(2)),
     "overlapping pooling": lambda: nn.Sequential(
         nn.Conv2d(1, 3, 5), nn.ReLU(), nn.MaxPool2d(3, stride=2, ceil_mode=True)
     ),
@@ -172,7 +173,10 @@ def test_of_tied_outputs_the_first_gets_the_gradient_as_in_max_pooling():
 @pytest.mark.parametrize(
     ("module", "kinds"),
     [
-        (lambda: split(network(MODELS["mnist_net"], (1, 28, 28), 10, Rng(0)), "pool2").head, [PooledConvolution] * 2),
+        (
+            lambda: split(network(MODELS["mnist_net"], (1, 28, 28), 10, Rng(0)), "pool2").head,
+            [PooledConvolution, Convolution, PerSample, PerSample],
+        ),
         (lambda: split(network(MODELS["mnist_net"], (1, 28, 28), 10, Rng(0)), "relu1").head, [Convolution, PerSample]),
         (lambda: HEADS["dense"](), [Dense, PerSample, Dense]),
         (lambda: HEADS["somebody's module"](), [Convolution, Anything, Anything]),
