@@ -274,7 +274,8 @@ class Group:
     """Cells of equal shape that run as lanes of one program; fixed by the plan.
 
     Attributes:
-        cells: At least one; same attack, attack seed, phase, views, cut reached and defense names.
+        cells: At least one; same attack, attack seed, phase, views, cut reached and defense names. Of several data sets
+            of one shape only where the attacker is given nothing of them.
     """
 
     cells: tuple[Cell, ...]

@@ -71,7 +71,7 @@ def plan(
         for one in wanted:
             _must_appear(title, one, extras, suite)
     seen: set[str] = set()
-    groups = [*_groups(own, suite.group_size, seen), *_groups(extras, suite.group_size, seen)]
+    groups = [group for cells in (own, extras) for group in _groups(cells, suite.group_size, seen, planner.datasets)]
     return Plan(suite.name, suite.digest, tuple(groups))
 
 
@@ -83,7 +83,8 @@ class _Planner:
     recorded: Mapping[str, Facts]
 
     @cached_property
-    def _datasets(self) -> dict[str, Facts]:
+    def datasets(self) -> dict[str, Facts]:
+        """What is known of the suite's data sets, by name."""
         return {name: self._facts(name) for name in dict.fromkeys(n for b in self.suite.blocks for n in b.datasets)}
 
     def _facts(self, name: str) -> Facts:
@@ -133,7 +134,7 @@ class _Planner:
             return
         where = self._where(block)
         for dataset_name in block.datasets:
-            dataset = self._datasets[dataset_name]
+            dataset = self.datasets[dataset_name]
             for model_name in block.models:
                 model = _reference(where, "model", Spec(model_name), self.suite.folder)
                 whole = network(registry.load_model(model), dataset.image_shape, dataset.n_classes, Rng("plan"))
@@ -251,22 +252,25 @@ def _must_appear(title: str, wanted: Any, extras: Sequence[Cell], suite: Suite) 
     raise UserError(f"--{title} {names}: no block of suite {suite.name} can take it; {remedy}, choose another suite")
 
 
-def _groups(cells: Sequence[Cell], size: int, seen: set[str]) -> Iterator[Group]:
+def _groups(cells: Sequence[Cell], size: int, seen: set[str], datasets: Mapping[str, Facts]) -> Iterator[Group]:
     """Cells of equal shape together, at most `size` of them, in the order in which their first one was asked for."""
     together: dict[str, list[Cell]] = {}
     for cell in cells:
         key = cell.key()
         if key not in seen:
             seen.add(key)
-            together.setdefault(_shape(cell), []).append(cell)
+            together.setdefault(_shape(cell, datasets[cell.victim.dataset]), []).append(cell)
     for alike in together.values():
         for start in range(0, len(alike), size):
             yield Group(tuple(alike[start : start + size]))
 
 
-def _shape(cell: Cell) -> str:
+def _shape(cell: Cell, dataset: Facts) -> str:
     """What the cells of a group share."""
     victim = cell.victim
+    # Who is given nothing of a data set but its shapes is run on several at once: more lanes cost less each.
+    nothing = threat_model((), cell.assumed.name if cell.assumed else None)
+    oblivious = cell.threat_model == nothing and cell.phase == "inference"
     return canonical_json(
         [
             cell.attack.identity(),
@@ -276,7 +280,7 @@ def _shape(cell: Cell) -> str:
             [cell.targets.how, cell.targets.n],
             cell.assumed and cell.assumed.identity(),
             cell.precision,
-            victim.dataset,
+            [dataset.image_shape, dataset.n_classes] if oblivious else dataset.name,
             victim.model.identity(),
             victim.topology,
             victim.tail,

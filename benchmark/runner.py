@@ -48,7 +48,8 @@ def train_victims(group: Group, context: RunContext, progress: Progress = lambda
             progress((before + part) / len(specs))
 
         _victim(spec, context, report)
-    _recogniser(group, context)
+    for cell in group.cells:
+        _recogniser(cell, context)
     progress(1.0)
 
 
@@ -63,11 +64,10 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
     attack = registry.load_attack(first.attack)
     stated = (context.verdicts or {}).get(verdict_key(first.attack))
     verdict = None if stated is None else Verdict.from_json(stated)
-    dataset = _dataset(first.victim.dataset, context.data_root, context.perturbation)
-    recogniser = _recogniser(group, context)
+    datasets = [_dataset_of(cell, context) for cell in group.cells]
     victims = [_victim(cell.victim, context) for cell in group.cells]
     clients, observations = [], []
-    for cell, victim in zip(group.cells, victims, strict=True):
+    for cell, victim, dataset in zip(group.cells, victims, datasets, strict=True):
         # Before its view is made: until then no hook has drawn anything that it could keep.
         clients.append(_client_evidence(victim, dataset))
         with shielded(_stream("observed", cell)):
@@ -83,7 +83,10 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
             f"attack {first.attack.name}: run returned {len(findings) if isinstance(findings, list) else findings!r} "
             f"findings for {len(group.cells)} views; return a list with one each"
         )
-    for cell, victim, client, seen, finding in zip(group.cells, victims, clients, observations, findings, strict=True):
+    for cell, victim, dataset, client, seen, finding in zip(
+        group.cells, victims, datasets, clients, observations, findings, strict=True
+    ):
+        recogniser = _recogniser(cell, context)
         undefended = _victim(cell.victim.undefended(), context)
         with shielded(_stream("scored", cell)):
             scores = score_finding(cell, victim, dataset, seen, finding, recogniser, undefended=undefended)
@@ -150,7 +153,7 @@ def _intended_targets(cell: Cell, context: RunContext) -> dict[str, Any]:
     """What would have been attacked; no more than the data set's digest where that itself is what fails."""
     known: dict[str, Any] = {"dataset_digest": cell.victim.dataset_digest}
     try:
-        dataset = _dataset(cell.victim.dataset, context.data_root, context.perturbation)
+        dataset = _dataset_of(cell, context)
         part = dataset.test if cell.phase == "inference" else dataset.victim
         part = part.select(target_positions(cell, dataset))
     except UserError:
@@ -190,12 +193,15 @@ def _stream(purpose: str, cell: Cell) -> Rng:
     return Rng("global streams", purpose, cell.attack.name, cell.attack_seed)
 
 
-def _recogniser(group: Group, context: RunContext) -> Recogniser | None:
-    """The classifier that reads what the group reconstructs; None where nothing is."""
-    if not any("reconstruct" in cell.goals for cell in group.cells):
+def _recogniser(cell: Cell, context: RunContext) -> Recogniser | None:
+    """The classifier that reads what a cell reconstructs; None where nothing is."""
+    if "reconstruct" not in cell.goals:
         return None
-    dataset = _dataset(group.cells[0].victim.dataset, context.data_root, context.perturbation)
-    return _kept_recogniser(dataset, Path(context.cache))
+    return _kept_recogniser(_dataset_of(cell, context), Path(context.cache))
+
+
+def _dataset_of(cell: Cell, context: RunContext) -> Dataset:
+    return _dataset(cell.victim.dataset, context.data_root, context.perturbation)
 
 
 @lru_cache(maxsize=2)

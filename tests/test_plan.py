@@ -324,6 +324,31 @@ def test_results_are_planned_from_their_records_where_the_data_are_not(tmp_path:
     assert cell.victim.dataset_digest == "d" * 64
 
 
+SEVERAL = """\
+name: several
+seeds: [0]
+blocks:
+  - name: inputs
+    datasets: [mnist, fashion-mnist, cifar10]
+    model: mnist_net
+    cuts: [pool1]
+    defenses: [none]
+    attacks: [unsplit, "inverse_decoder:stance=oblivious"]
+"""
+
+
+def test_only_who_is_given_nothing_of_the_data_is_run_on_several_data_sets_of_one_shape_at_once(tmp_path: Path) -> None:
+    shapes = {"mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+    recorded = {name: Facts(name, "d" * 64, shape, 10) for name, shape in shapes.items()}
+    made = plan(read_suite(SEVERAL, tmp_path / "several.yaml"), data_root=tmp_path, recorded=recorded)
+    found = {(group.cells[0].attack.name, *(cell.victim.dataset for cell in group.cells)) for group in made.groups}
+    assert found == {
+        ("unsplit", "mnist", "fashion-mnist"),
+        ("unsplit", "cifar10"),
+        *(("inverse_decoder", name) for name in shapes),
+    }
+
+
 def test_without_data_and_without_records_there_is_no_plan(tmp_path: Path) -> None:
     suite = read_suite(ELSEWHERE, tmp_path / "elsewhere.yaml")
     with pytest.raises(DataMissingError, match="--download"):

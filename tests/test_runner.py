@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import ClassVar
@@ -12,12 +13,13 @@ from pydantic import Field
 from attacks.base import Attack, Budget, Finding, Goal, Progress
 from benchmark.cell import Group, TargetRule
 from benchmark.context import RunContext, chosen_device
-from benchmark.data import Dataset
+from benchmark.data import Dataset, load_dataset
 from benchmark.errors import NotGranted, PluginError, UserError
 from benchmark.metrics.recognition import recogniser_key
 from benchmark.record import Record
 from benchmark.runner import failed_record, run_group, train_victims
 from benchmark.view import Knowledge, ServerView
+from tests.idx_files import write_idx_files
 from tests.specs import WATCH, cell_of, victim_spec
 
 
@@ -181,6 +183,25 @@ def test_an_outcome_does_not_depend_on_the_victims_beside_it(digits: Dataset, co
     for one, other in zip(together, alone, strict=True):
         difference = [a - b for a, b in zip(one.per_image["mse_raw"], other.per_image["mse_raw"], strict=True)]
         assert max(map(abs, difference)) < 1e-3
+
+
+def test_each_cell_of_a_group_is_attacked_and_scored_on_its_own_data(
+    digits: Dataset, tmp_path: Path, context: RunContext
+) -> None:
+    write_idx_files(tmp_path / "MNIST" / "raw", digits)
+    write_idx_files(tmp_path / "FashionMNIST" / "raw", digits, inverted=True)
+    here = replace(context, data_root=str(tmp_path))
+    both = [load_dataset(name, tmp_path) for name in ("mnist", "fashion-mnist")]
+    cells = tuple(cell_of(victim_spec(dataset, epochs=0), "unsplit:rounds=1,input_steps=5") for dataset in both)
+    together = list(run_group(Group(cells), here))
+    alone = [record for cell in cells for record in run_group(Group((cell,)), here)]
+    for record, dataset in zip(together, both, strict=True):
+        assert record.targets["dataset_digest"] == dataset.digest
+    for one, other in zip(together, alone, strict=True):
+        assert one.targets == other.targets
+        assert one.controls == other.controls
+        assert one.per_image["mse_raw"] == pytest.approx(other.per_image["mse_raw"], abs=1e-5)
+    assert together[0].per_image["mse_raw"] != pytest.approx(together[1].per_image["mse_raw"], abs=1e-2)
 
 
 def test_victims_are_trained_once(digits: Dataset, context: RunContext) -> None:

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import pickle
-import struct
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -19,23 +18,10 @@ from torchvision.datasets import CIFAR10, MNIST
 from benchmark.cell import TargetRule
 from benchmark.data import Dataset, choose_targets, load_dataset
 from benchmark.errors import UserError
+from tests.idx_files import idx, write_idx_files
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-def idx(array: np.ndarray) -> bytes:
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
-def write_idx_files(raw: Path, digits: Dataset) -> None:
-    """200 real training digits and 80 test digits, laid out as torchvision reads them."""
-    raw.mkdir(parents=True)
-    for group, part in (("train", digits.victim), ("t10k", digits.test)):
-        chosen = part.select(torch.arange(200 if group == "train" else 80))
-        pixels = (chosen.images[:, 0] * 255).round().to(torch.uint8).numpy()
-        (raw / f"{group}-images-idx3-ubyte").write_bytes(idx(pixels))
-        (raw / f"{group}-labels-idx1-ubyte").write_bytes(idx(chosen.labels.to(torch.uint8).numpy()))
 
 
 class WritesAFile:
