@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from benchmark.cell import canonical_json
 from benchmark.metrics.stealing import victim_predictions
-from benchmark.metrics.utility import accuracy, share_right
+from benchmark.metrics.utility import accuracy, evaluating_fast, share_right
 from benchmark.tensors import tensors_digest
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def victim_accuracy(victim: Victim, dataset: Dataset, part: Literal["test", "aux
     def measure() -> float:
         name = ("utility",) if part == "test" else ("utility", part)
         predict = partial(victim.predict, protection=victim.protection.restarted(*name))
-        return accuracy(predict, dataset.parts()[part].to(victim.device))
+        with evaluating_fast(*victim.split.parts().values()):
+            return accuracy(predict, dataset.parts()[part].to(victim.device))
 
     return once(victim, dataset, ("accuracy", part), measure)
 

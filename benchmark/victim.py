@@ -56,7 +56,8 @@ class Victim:
         `training` only with a copy of the protection.
         """
         with torch.no_grad():
-            return protection.activations(self.split.head(protection.inputs(x, phase)), phase)
+            # A hook that somebody wrote may count on the usual layout.
+            return protection.activations(self.split.head(protection.inputs(x, phase)).contiguous(), phase)
 
     def predict(self, x: Tensor, protection: Protection) -> Tensor:
         """Logits for images `x` at inference, defenses on."""

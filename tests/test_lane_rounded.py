@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -14,9 +15,10 @@ def of(cut, seed):
     return split(network(MODELS["cifar_net"], (3, 16, 16), 10, Rng(seed)), cut).head
 
 
-def test_layers_that_stay_rounded_give_the_same_numbers_as_layers_one_by_one():
+@pytest.mark.parametrize("size", [(16, 16), (17, 16), (16, 19)])
+def test_layers_that_stay_rounded_give_the_same_numbers_as_layers_one_by_one(size):
     heads = [of("pool1", seed) for seed in range(2)]
-    lanes, x = Lanes(heads, "bfloat16"), Rng("x").uniform((2, 3, 3, 16, 16)).requires_grad_(True)
+    lanes, x = Lanes(heads, "bfloat16"), Rng("x").uniform((2, 3, 3, *size)).requires_grad_(True)
     apart = x
     for name, layer in heads[0].named_children():
         names = {id(value): f"{name}.{own}" for own, value in layer.named_parameters()}
