@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from benchmark.cell import TRAINING_HOOKS
 from benchmark.errors import PluginError
 from benchmark.seeds import Rng
+from benchmark.tensors import all_finite
 from benchmark.treated_apart import treated_apart
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _channel(fresh: _Streams, send: Callable[[Protection, Tensor], Tensor], own:
             other = send(fresh(1), rows)
     except PluginError as error:
         return Channel(finite=False, problem=str(error))
-    if not torch.isfinite(first).all():
+    if not all_finite(first):
         return Channel(finite=False)
     random = not torch.equal(first, second)
     scale = float(own.square().mean().sqrt())
@@ -230,7 +231,7 @@ def _backward(hook: Callable[[Tensor], Tensor], at: Tensor) -> Gradient:
         (found,) = torch.autograd.grad(out, leaf, cotangent, allow_unused=True)
     if found is None:
         return "none"
-    if not torch.isfinite(found).all():
+    if not all_finite(found):
         return "not finite"
     return "flows" if found.any() else "zero"
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import PluginError, UserError
+from benchmark.tensors import all_finite
 
 if TYPE_CHECKING:
     from benchmark.data import Part
@@ -150,6 +151,6 @@ def _check(defense: Defense, hook: str, before: Tensor, after: object, *, gradie
         raise PluginError(f"{where} type {after.dtype} for type {before.dtype}; keep the type")
     if not gradient and after.requires_grad and not before.requires_grad:
         raise PluginError(f"{where} a tensor that carries a gradient; detach it")
-    if after.is_floating_point() and not torch.isfinite(after).all():
-        cause = "from finite values" if torch.isfinite(before).all() else "because its input was not finite either"
+    if after.is_floating_point() and not all_finite(after):
+        cause = "from finite values" if all_finite(before) else "because its input was not finite either"
         raise PluginError(f"{where} NaN or infinity {cause}; return finite numbers")

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from benchmark.cell import canonical_json
@@ -20,6 +19,7 @@ from benchmark.metrics.utility import head_flops, parameter_count, smashed_bytes
 from benchmark.once import once, once_for_data, undefended_predictions, victim_accuracy
 from benchmark.record import Record
 from benchmark.seeds import Rng
+from benchmark.tensors import all_finite
 
 if TYPE_CHECKING:
     from attacks.base import Finding
@@ -229,7 +229,7 @@ def _demanded(cell: Cell, what: str, tensor: Tensor | None, shape: Sequence[int 
     if len(tensor.shape) != len(shape) or any(w not in (None, g) for w, g in zip(shape, tensor.shape, strict=True)):
         wanted = ", ".join("checkpoints" if size is None else str(size) for size in shape)
         raise PluginError(f"{where} has shape {tuple(tensor.shape)}; it must be ({wanted})")
-    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+    if tensor.is_floating_point() and not all_finite(tensor):
         raise PluginError(f"{where} holds NaN or infinity; return finite numbers")
     return tensor.detach()
 

@@ -110,7 +110,9 @@ def accuracy_without_gradient(truth: Tensor, n_classes: int, known: Tensor, spac
         In [0, 1].
     """
     similarities = [
-        similarity_to_all(space.targets[first:], space.known[first:]) for space in spaces for first in (-1, 0)
+        similarity_to_all(space.targets[first:], space.known[first:])
+        for space in spaces
+        for first in ((-1, 0) if len(space.targets) > 1 else (0,))
     ]
     return max(
         _accuracy(group_labels(similarity, known, n_classes, rounds), truth)
@@ -137,11 +139,11 @@ def group_labels(similarity: Tensor, labels: Tensor, n_classes: int, rounds: int
     labels = labels.to(similarity.device)
     inferred = labels[similarity[:, len(similarity) :].argmax(dim=1)]
     # A target must not vote for its own group.
-    others = 1 - torch.eye(*similarity.shape, dtype=similarity.dtype, device=similarity.device)
+    to_others = similarity.clone().fill_diagonal_(0)
     for _ in range(rounds):
         groups = one_hot(torch.cat([inferred, labels]), n_classes).to(similarity)
-        sizes = others @ groups
-        means = (similarity * others) @ groups / sizes.clamp(min=1)
+        sizes = groups.sum(dim=0) - groups[: len(inferred)]
+        means = to_others @ groups / sizes.clamp(min=1)
         inferred = means.where(sizes > 0, -math.inf).argmax(dim=1)
     return inferred
 

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmark.errors import PluginError, UserError
-from benchmark.metrics.utility import evaluating_fast, predicted
+from benchmark.metrics.utility import BATCH, evaluating_fast, predicted
+from benchmark.tensors import all_finite
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from benchmark.data import Part
     from benchmark.models import Split
-
-# Images at a time.
-BATCH = 500
 
 
 def steal_scores(clone: nn.Module, split: Split, part: Part, predictions: Tensor | None = None) -> dict[str, float]:
@@ -125,7 +123,7 @@ def _check(smashed: Tensor, sent: tuple[int, ...]) -> None:
             f"the attack's clone returned smashed data of shape {tuple(smashed.shape)} for {sent[0]} images, the "
             f"client sends {sent}; return a head of the client's architecture"
         )
-    if not torch.isfinite(smashed).all():
+    if not all_finite(smashed):
         raise PluginError("the attack's clone returned NaN or infinity; return a head with finite weights")
 
 

@@ -29,8 +29,11 @@ ANY_LAYOUT = {
     nn.Dropout,
 }
 
+# Images at a time.
+BATCH = 500
 
-def accuracy(predict: Callable[[Tensor], Tensor], part: Part, batch: int = 500) -> float:
+
+def accuracy(predict: Callable[[Tensor], Tensor], part: Part, batch: int = BATCH) -> float:
     """Share of images whose label is predicted rightly, in [0, 1].
 
     Args:
@@ -55,7 +58,7 @@ def share_right(found: Tensor, part: Part) -> float:
     return float((found == part.labels.to(found.device)).double().mean())
 
 
-def predicted(predict: Callable[[Tensor], Tensor], images: Tensor, batch: int = 500) -> Tensor:
+def predicted(predict: Callable[[Tensor], Tensor], images: Tensor, batch: int = BATCH) -> Tensor:
     """Predicted labels, [n], int64: the position of each image's largest logit.
 
     Args:
