@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # A loss is at rest when over a tenth of the budget it stays within a hundredth: what the benchmark calls converged, but
-# of all points in between. Before a fifth of the budget a plateau is taken for a start.
+# of all points in between. Before the tenth point, at 18 % of the budget, a plateau is taken for a start.
 REST_POINTS, REST_RANGE, FIRST_POINTS = 5, 0.01, 10
 
 
