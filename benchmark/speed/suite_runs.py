@@ -134,7 +134,7 @@ class _Clock:
 
 def _load_late() -> None:
     """Import what the first score and the first table would: it belongs to the start-up."""
-    for name in ("pandas.io.formats.style", "scipy.stats"):
+    for name in ("opacus.accountants", "pandas.io.formats.style", "scipy.stats", "torch.utils.flop_counter"):
         import_module(name)
     # A package that loads its parts when they are asked for.
     _ = import_module("skimage.metrics").structural_similarity
