@@ -163,6 +163,34 @@ def test_ending_at_rest_loses_nothing_behind_the_first_pooling(
     assert behind_pooling(victim, "ends=at_rest") == pytest.approx(behind_pooling(victim, ""), abs=0.002)
 
 
+@pytest.mark.parametrize("cut", ["conv2", "pool2", "fc1"])
+@pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist"])
+def test_the_whole_published_budget_shows_nothing_behind_the_second_convolution(
+    records: list[Record], dataset: str, cut: str
+) -> None:
+    place = [record for record in records if (record.axes.dataset, record.axes.cut) == (dataset, cut)]
+    for victim in ("trained", "untrained"):
+        for params in ("ends=at_rest", "preset=paper,ends=at_rest"):
+            found = [r for r in place if (r.axes.victim, r.axes.attack_params) == (victim, params)]
+            assert found
+            control = max(fmean(scores["ssim_aligned"]) for scores in _guesses(found[0]))
+            assert fmean(fmean(record.per_image["ssim_aligned"]) for record in found) < control + 0.05
+
+
+def test_the_published_attack_was_tried_in_both_presets_wherever_the_suite_does_not_say_otherwise(
+    records: list[Record],
+) -> None:
+    tried = {
+        (*_place(record), "preset=paper" in record.axes.attack_params)
+        for record in records
+        if record.axes.attack == "unsplit" and "clone=" not in record.axes.attack_params
+    }
+    attacked = {_place(record) for record in records if record.axes.attack == "inverse_decoder"}
+    assert len(attacked) == 30
+    expected = {place for place in attacked if place[0] != "cifar10" or place[2] == "pool1"}
+    assert tried == {(*place, paper) for place in expected for paper in (False, True)}
+
+
 def test_a_decoder_with_auxiliary_images_beats_the_published_attack_at_every_cut(records: list[Record]) -> None:
     def ssim(attack: str) -> dict[tuple[str, str, str], float]:
         found = [record for record in records if record.axes.attack == attack and "reconstruct" in record.axes.goals]
@@ -174,6 +202,10 @@ def test_a_decoder_with_auxiliary_images_beats_the_published_attack_at_every_cut
     decoded, published = ssim("inverse_decoder"), ssim("unsplit")
     assert published.keys() < decoded.keys()
     assert all(decoded[place] > published[place] for place in published)
+
+
+def _guesses(record: Record) -> list[dict[str, list[float]]]:
+    return [scores for name, scores in record.controls.items() if name != "random_clone"]
 
 
 def _place(record: Record) -> tuple[str, str, str]:
