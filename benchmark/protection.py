@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import PluginError, UserError
-from benchmark.tensors import all_finite
+from benchmark.finite import all_finite
 
 if TYPE_CHECKING:
     from benchmark.data import Part

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmark.cell import canonical_json
 from benchmark.data import Dataset, majority_share, targets_digest
 from benchmark.errors import PluginError
+from benchmark.finite import all_finite
 from benchmark.image_scoring import Targets, score_reconstructions
 from benchmark.label_scoring import score_labels, without_gradient
 from benchmark.metrics.stealing import random_clone_scores, smashed_by, steal_scores
@@ -19,7 +20,6 @@ from benchmark.metrics.utility import head_flops, parameter_count, smashed_bytes
 from benchmark.once import once, once_for_data, undefended_predictions, victim_accuracy
 from benchmark.record import Record
 from benchmark.seeds import Rng
-from benchmark.tensors import all_finite
 
 if TYPE_CHECKING:
     from attacks.base import Finding

@@ -19,7 +19,7 @@ from benchmark.errors import UserError
 from benchmark.files import write_atomically
 from benchmark.models import mnist_net, network
 from benchmark.seeds import Rng
-from benchmark.tensors import BrokenFileError, all_finite, load_tensors, save_tensors
+from benchmark.tensors import BrokenFileError, load_tensors, save_tensors
 
 
 @pytest.fixture(scope="module")
@@ -183,19 +183,3 @@ def test_a_read_only_folder_is_one_sentence() -> None:
         Path(folder).chmod(0o555)
         ran = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=False)
     assert f"UserError: cannot write {folder}/a: Permission denied; choose another folder" in ran.stderr
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_one_bad_number_is_found_among_many(bad: float) -> None:
-    tensor = torch.zeros(2, 3, 4)
-    assert all_finite(tensor)
-    tensor[1, 2, 3] = bad
-    assert not all_finite(tensor)
-
-
-def test_numbers_whose_sum_is_too_large_are_finite() -> None:
-    assert all_finite(torch.full((4,), torch.finfo(torch.float32).max))
-
-
-def test_infinities_that_cancel_are_found() -> None:
-    assert not all_finite(torch.tensor([float("inf"), -float("inf")]))

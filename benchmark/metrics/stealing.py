@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmark.errors import PluginError, UserError
+from benchmark.finite import all_finite
 from benchmark.metrics.utility import BATCH, evaluating_fast, predicted
-from benchmark.tensors import all_finite
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
