@@ -15,6 +15,7 @@ from typing import Any
 
 import benchmark.executors
 from benchmark.errors import UserError
+from benchmark.executors.allocator import allocator_settings
 
 _CHUNK = 1 << 20
 _LOG_TAIL = 8_000
@@ -168,4 +169,5 @@ def environment_of(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
+        **allocator_settings(),
     }

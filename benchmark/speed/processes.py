@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from benchmark.errors import UserError
+from benchmark.executors.allocator import allocator_settings
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -98,7 +99,7 @@ class Contestant:
         spawned = multiprocessing.get_context("spawn")
         self._connection, theirs = spawned.Pipe()
         self._process = spawned.Process(target=_carry_out, args=(theirs, program, threads, seconds))
-        with _environment(OMP_NUM_THREADS=str(threads)):
+        with _environment(OMP_NUM_THREADS=str(threads), **allocator_settings()):
             self._process.start()
         theirs.close()
 
