@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from benchmark.metrics.labels import Space, accuracy_without_gradient, label_controls, label_scores
+from benchmark.once import once
+from benchmark.tensors import tensors_digest
 
 if TYPE_CHECKING:
+    from benchmark.data import Dataset
     from benchmark.observe import Observation
     from benchmark.victim import Victim
 
@@ -36,7 +39,7 @@ def score_labels(inferred: Tensor, truth: Tensor, n_classes: int, without_gradie
 
 
 def without_gradient(
-    observation: Observation, victim: Victim, undefended: Victim | None, n_classes: int
+    observation: Observation, victim: Victim, undefended: Victim | None, dataset: Dataset
 ) -> dict[str, float]:
     """What servers know of the labels without gradients; the same for all attacks that know as many.
 
@@ -44,7 +47,7 @@ def without_gradient(
         observation: What the defended server saw, with the truth.
         victim: Whom it saw.
         undefended: The victim without defenses at the same seed and cut; None where `victim` has no defenses itself.
-        n_classes: Number of labels.
+        dataset: Whose data.
 
     Returns:
         Where labels are known, `label_accuracy_no_gradient` of the defended server and
@@ -56,12 +59,26 @@ def without_gradient(
     """
     if observation.known is None or observation.known_images is None:
         return {}
-    servers = {
-        "label_accuracy_no_gradient": _defended(observation),
-        "label_accuracy_no_gradient_undefended": _undefended(observation, victim, undefended),
+    if undefended is None:
+        if victim.spec.defenses:
+            raise ValueError("a defended victim's labels are scored beside the undefended one; give undefended=")
+        undefended = victim
+    truth, known, known_images = observation.truth, observation.known.labels, observation.known_images
+
+    def accuracy(spaces: list[Space]) -> float:
+        return accuracy_without_gradient(truth.labels, dataset.n_classes, known, spaces)
+
+    # Every victim at one seed stands beside the same undefended one.
+    shown = tensors_digest({"targets": truth.images.cpu(), "known": known_images.cpu()}, {})
+    return {
+        "label_accuracy_no_gradient": accuracy(_defended(observation)),
+        "label_accuracy_no_gradient_undefended": once(
+            undefended,
+            dataset,
+            ("labels without gradient, undefended", shown),
+            lambda: accuracy(_undefended(undefended, truth.images, known_images)),
+        ),
     }
-    truth, known = observation.truth.labels, observation.known.labels
-    return {name: accuracy_without_gradient(truth, n_classes, known, spaces) for name, spaces in servers.items()}
 
 
 def _defended(observation: Observation) -> list[Space]:
@@ -73,15 +90,9 @@ def _defended(observation: Observation) -> list[Space]:
     return spaces
 
 
-def _undefended(observation: Observation, victim: Victim, undefended: Victim | None) -> list[Space]:
+def _undefended(victim: Victim, targets: Tensor, known: Tensor) -> list[Space]:
     """What the undefended victim, trained to the end, makes of the same images: nothing a defense takes part in."""
-    if undefended is None:
-        if victim.spec.defenses:
-            raise ValueError("a defended victim's labels are scored beside the undefended one; give undefended=")
-        undefended = victim
-    assert observation.known_images is not None
-    split = undefended.split
     with torch.no_grad():
-        smashed = [split.head(images) for images in (observation.truth.images, observation.known_images)]
-        outputs = [split.body(z) for z in smashed]
+        smashed = [victim.split.head(images) for images in (targets, known)]
+        outputs = [victim.split.body(z) for z in smashed]
     return [Space(targets[None], known[None]) for targets, known in (smashed, outputs)]

@@ -132,3 +132,8 @@ class Anything(Stage):
     def _one_lane(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
         out: Tensor = functional_call(self.module, weights, (x,))
         return out
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody is called before or behind the module, and would miss it if it were run another way."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)

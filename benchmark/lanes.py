@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import stack_module_state
 
 from benchmark.lane_graphs import Replayed
-from benchmark.lane_layers import Anything, Convolution, Dense, PerSample, Precision, Stage
+from benchmark.lane_layers import Anything, Convolution, Dense, PerSample, Precision, Stage, hooked
 from benchmark.lane_patches import PatchConvolution
 from benchmark.lane_pooling import PooledConvolution
 from benchmark.lane_rounded import RoundedConvolutions
@@ -176,11 +176,11 @@ def stages(head: nn.Module, precision: Precision = "float32") -> list[Stage]:
 def _stage(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Precision) -> tuple[Stage, int]:
     layer = layers[0]
     weight, bias = (names.get(id(getattr(layer, which, None))) for which in ("weight", "bias"))
-    if not _hooked(layer) and weight is not None:
+    if not hooked(layer) and weight is not None:
         rectified = len(layers) > 2 and type(layers[1]) is nn.ReLU
         used = 3 if rectified else 2
         block = layers[:used]
-        if len(block) == used and PooledConvolution.fits(layer, block[-1]) and not any(map(_hooked, block)):
+        if len(block) == used and PooledConvolution.fits(layer, block[-1]) and not any(map(hooked, block)):
             assert isinstance(layer, nn.Conv2d)
             return PooledConvolution(layer, weight, bias, rectified), used
         if precision == "float32":
@@ -194,7 +194,7 @@ def _stage(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Pre
             return Convolution(layer, weight, bias), 1
         if type(layer) is nn.Linear:
             return Dense(weight, bias), 1
-    if type(layer) in _PER_SAMPLE and not _hooked(layer):
+    if type(layer) in _PER_SAMPLE and not hooked(layer):
         return PerSample(layer), 1
     own = [*layer.named_parameters(), *layer.named_buffers()]
     return Anything(layer, [(name, names[id(value)]) for name, value in own]), 1
@@ -203,12 +203,12 @@ def _stage(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Pre
 def _filtered(layers: Sequence[nn.Module], weight: str, bias: str | None) -> tuple[Stage, int] | None:
     """By minimal filtering, or channels last for a convolution behind that is run so, if either can be."""
     first, *others = layers
-    rectified = bool(others) and type(others[0]) is nn.ReLU and not _hooked(others[0])
+    rectified = bool(others) and type(others[0]) is nn.ReLU and not hooked(others[0])
     if PatchConvolution.fits(first) and WinogradConvolution.fits(others[rectified : rectified + 1]):
         assert isinstance(first, nn.Conv2d)
         return PatchConvolution(first, weight, bias, rectified), 1 + rectified
     for block in (layers[:3], layers[:2], layers[:1]):
-        if WinogradConvolution.fits(block) and not any(map(_hooked, block)):
+        if WinogradConvolution.fits(block) and not any(map(hooked, block)):
             return WinogradConvolution(block, weight, bias), len(block)
     return None
 
@@ -217,16 +217,12 @@ def _rounded(layers: Sequence[nn.Module]) -> Sequence[nn.Module]:
     """Those at the beginning that can stay in bfloat16."""
     for count, layer in enumerate(layers):
         pooled = any(PooledConvolution.fits(layer, behind) for behind in layers[count + 1 : count + 3])
-        if pooled or _hooked(layer) or not RoundedConvolutions.fits(layer):
+        if pooled or hooked(layer) or not RoundedConvolutions.fits(layer):
             return layers[:count]
     return layers
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
-    if type(module) is nn.Sequential and not _hooked(module):
+    if type(module) is nn.Sequential and not hooked(module):
         return [layer for child in module for layer in _layers(child)]
     return [module]
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)

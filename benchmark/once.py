@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 from benchmark.cell import canonical_json
+from benchmark.metrics.evaluating import evaluating_fast
 from benchmark.metrics.stealing import victim_predictions
-from benchmark.metrics.utility import accuracy, evaluating_fast, share_right
+from benchmark.metrics.utility import accuracy, share_right
 from benchmark.tensors import tensors_digest
 
 if TYPE_CHECKING:

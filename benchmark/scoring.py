@@ -164,16 +164,21 @@ def utility(victim: Victim, undefended: Victim, dataset: Dataset) -> dict[str, f
 
 def cost(victim: Victim, undefended: Victim, dataset: Dataset) -> dict[str, float]:
     """What the defense costs the client: wire bytes a sample and step, FLOPs, parameters, and training time."""
-    up, down = wire_bytes(victim.split, dataset.image_shape)
+    up, down = _wire_bytes(victim, dataset)
+    flops = once(victim, dataset, ("head flops",), lambda: head_flops(victim.split.head, dataset.image_shape))
     return {
         "bytes_up": float(up),
         "bytes_down": float(down),
-        "bytes_ratio": (up + down) / sum(wire_bytes(undefended.split, dataset.image_shape)),
-        "client_flops": float(head_flops(victim.split.head, dataset.image_shape)),
+        "bytes_ratio": (up + down) / sum(_wire_bytes(undefended, dataset)),
+        "client_flops": float(flops),
         "client_params": float(parameter_count(victim.split.head)),
         "training_seconds": victim.training_seconds,
         "time_ratio": victim.training_seconds / undefended.training_seconds if undefended.training_seconds else 1.0,
     }
+
+
+def _wire_bytes(victim: Victim, dataset: Dataset) -> tuple[int, int]:
+    return once(victim, dataset, ("wire bytes",), lambda: wire_bytes(victim.split, dataset.image_shape))
 
 
 def _tested(victim: Victim, dataset: Dataset) -> tuple[Part, Tensor]:
@@ -189,7 +194,7 @@ def _without_gradient(
         victim,
         dataset,
         ("labels without gradient", cell.targets.text(), cell.phase, cell.views, granted),
-        lambda: without_gradient(observation, victim, undefended, dataset.n_classes),
+        lambda: without_gradient(observation, victim, undefended, dataset),
     )
 
 

@@ -68,17 +68,17 @@ def attacked(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Attac
     return of
 
 
-def scored(attacked: tuple[Observation, Victim, Victim]) -> tuple[float, dict[str, float]]:
+def scored(digits: Dataset, attacked: tuple[Observation, Victim, Victim]) -> tuple[float, dict[str, float]]:
     """The control, and the scalars, of an attack that finds every label."""
     observation, victim, plain = attacked
     truth = observation.truth.labels
-    _, controls, scalars = score_labels(truth, truth, 10, without_gradient(observation, victim, plain, 10))
+    _, controls, scalars = score_labels(truth, truth, 10, without_gradient(observation, victim, plain, digits))
     return controls["known_labels_no_gradient"]["accuracy"][0], scalars
 
 
-def test_a_defense_cannot_raise_its_own_control(attacked: Attacked) -> None:
-    control, scalars = scored(attacked(MarksItsLabels()))
-    undefended, _ = scored(attacked())
+def test_a_defense_cannot_raise_its_own_control(digits: Dataset, attacked: Attacked) -> None:
+    control, scalars = scored(digits, attacked(MarksItsLabels()))
+    undefended, _ = scored(digits, attacked())
 
     assert scalars["label_accuracy_no_gradient"] > scalars["label_accuracy_no_gradient_undefended"] + 0.1
     assert control == scalars["label_accuracy_no_gradient_undefended"]
@@ -86,27 +86,23 @@ def test_a_defense_cannot_raise_its_own_control(attacked: Attacked) -> None:
     assert control <= undefended + 0.25
 
 
-def test_a_defense_is_not_credited_with_features_its_server_never_gets(
-    attacked: Attacked,
-) -> None:
-    control, scalars = scored(attacked(SendsNothing()))
+def test_a_defense_is_not_credited_with_features_its_server_never_gets(digits: Dataset, attacked: Attacked) -> None:
+    control, scalars = scored(digits, attacked(SendsNothing()))
 
     assert scalars["label_accuracy_no_gradient_undefended"] > 0.3
     assert control == scalars["label_accuracy_no_gradient"] == pytest.approx(0.1)
 
 
-def test_an_undefended_victim_stands_for_itself(attacked: Attacked) -> None:
+def test_an_undefended_victim_stands_for_itself(digits: Dataset, attacked: Attacked) -> None:
     observation, victim, plain = attacked()
 
-    alone = without_gradient(observation, victim, None, 10)
+    alone = without_gradient(observation, victim, None, digits)
 
-    assert alone == without_gradient(observation, victim, plain, 10)
+    assert alone == without_gradient(observation, victim, plain, digits)
 
 
-def test_a_defended_victim_without_the_undefended_one_is_refused(
-    attacked: Attacked,
-) -> None:
+def test_a_defended_victim_without_the_undefended_one_is_refused(digits: Dataset, attacked: Attacked) -> None:
     observation, victim, _ = attacked(SendsNothing())
 
     with pytest.raises(ValueError, match="give undefended="):
-        without_gradient(observation, victim, None, 10)
+        without_gradient(observation, victim, None, digits)

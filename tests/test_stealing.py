@@ -74,7 +74,7 @@ def test_clones_are_scored_in_evaluation_mode_and_left_in_theirs(victim: nn.Sequ
 
 
 def test_a_clone_of_another_shape_is_the_attacks_fault(victim: nn.Sequential, digits: Dataset) -> None:
-    with pytest.raises(PluginError, match=r"clone returned .* \(500, 8, 24, 24\) .* sends \(500, 8, 12, 12\)"):
+    with pytest.raises(PluginError, match=r"clone returned .* \(250, 8, 24, 24\) .* sends \(250, 8, 12, 12\)"):
         steal_scores(fresh(1)[:2], split(victim, "pool1"), digits.test)
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -11,8 +10,6 @@ from benchmark.data import Dataset
 from benchmark.errors import UserError
 from benchmark.metrics.utility import (
     accuracy,
-    evaluating,
-    evaluating_fast,
     head_flops,
     majority_accuracy,
     parameter_count,
@@ -84,43 +81,6 @@ def test_measuring_a_head_changes_neither_its_mode_nor_its_running_statistics() 
     head_flops(head, SHAPE)
     assert [module.training for module in head] == [True, False, True]
     assert all(torch.equal(before[name], value) for name, value in head.state_dict().items())
-
-
-@pytest.mark.parametrize("error", [False, True])
-def test_weights_lie_as_before_when_a_fast_evaluation_ends(error: bool) -> None:
-    module = network(mnist_net, SHAPE, 10, Rng("victim"))
-    before = [(weight, weight.data_ptr(), weight.stride()) for weight in module.parameters()]
-    with suppress(RuntimeError), evaluating_fast(module):
-        assert module.conv2.weight.is_contiguous(memory_format=torch.channels_last)
-        if error:
-            raise RuntimeError("on purpose")
-    assert [(weight, weight.data_ptr(), weight.stride()) for weight in module.parameters()] == before
-
-
-def test_a_fast_evaluation_gives_the_same_logits(digits: Dataset) -> None:
-    module = network(mnist_net, SHAPE, 10, Rng("victim"))
-    images = digits.test.images[:100]
-    with torch.no_grad():
-        slow = module(images)
-        with evaluating_fast(module):
-            torch.testing.assert_close(module(images), slow, rtol=0, atol=1e-6)
-
-
-def test_a_layer_that_counts_on_its_layout_keeps_it(digits: Dataset) -> None:
-    class Viewed(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.view(len(x), -1)
-
-    module = nn.Sequential(nn.Conv2d(1, 8, 5), nn.MaxPool2d(2), Viewed())
-    with torch.no_grad(), evaluating_fast(module):
-        assert module(digits.test.images[:3]).shape == (3, 1152)
-
-
-def test_evaluating_restores_the_modes_also_after_an_error() -> None:
-    module = nn.Dropout()
-    with pytest.raises(RuntimeError, match="on purpose"), evaluating(module):
-        raise RuntimeError("on purpose")
-    assert module.training
 
 
 def test_smashed_data_take_four_bytes_a_number() -> None:

@@ -150,7 +150,8 @@ def group_labels(similarity: Tensor, labels: Tensor, n_classes: int, rounds: int
 
 def similarity_to_all(targets: Tensor, known: Tensor) -> Tensor:
     """Cosine similarity of each of [k, n, ...] to the n targets and to [k, m, ...], averaged over views: [n, n + m]."""
-    return cosines(targets, torch.cat([targets, known], dim=1)).mean(dim=0)
+    everything = directions(torch.cat([targets, known], dim=1))
+    return (everything[:, : targets.shape[1]] @ everything.mT).mean(dim=0)
 
 
 def cosines(targets: Tensor, known: Tensor) -> Tensor:

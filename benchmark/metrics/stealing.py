@@ -9,7 +9,8 @@ import torch
 
 from benchmark.errors import PluginError, UserError
 from benchmark.finite import all_finite
-from benchmark.metrics.utility import BATCH, evaluating_fast, predicted
+from benchmark.metrics.evaluating import evaluating_fast
+from benchmark.metrics.utility import BATCH, predicted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
+from benchmark.metrics.evaluating import evaluating
 
 if TYPE_CHECKING:
     from benchmark.data import Part
     from benchmark.models import ImageShape, Split
 
 LABEL_BYTES = torch.int64.itemsize
-# Layers to which it is the same how what they are given lies in memory.
-ANY_LAYOUT = {
-    nn.Sequential,
-    nn.Conv2d,
-    nn.ReLU,
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.BatchNorm2d,
-    nn.Flatten,
-    nn.Linear,
-    nn.Dropout,
-}
-
 # Images at a time.
-BATCH = 500
+BATCH = 250
 
 
 def accuracy(predict: Callable[[Tensor], Tensor], part: Part, batch: int = BATCH) -> float:
@@ -145,39 +132,6 @@ def wire_bytes(split: Split, image_shape: ImageShape) -> tuple[int, int]:
     with evaluating(split.body), torch.no_grad():
         back = _bytes(split.body(smashed))
     return _bytes(smashed) + back, _bytes(smashed) + back
-
-
-@contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Put modules into evaluation mode inside the block and every part of them back into its own mode after."""
-    before = [(part, part.training) for module in modules for part in module.modules()]
-    for part, _ in before:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, training in before:
-            part.training = training
-
-
-@contextmanager
-def evaluating_fast(*modules: nn.Module) -> Iterator[None]:
-    """The same, with weights laid out so that convolutions give what pooling is three times as fast on.
-
-    Only where every layer does the same in any layout; one that somebody wrote may count on the usual one.
-    """
-    known = all(type(part) in ANY_LAYOUT for module in modules for part in module.modules())
-    weights = [weight for module in modules for weight in module.parameters() if known and weight.dim() == 4]
-    before = [weight.data for weight in weights]
-    for weight in weights:
-        # A copy: with one channel weights lie in both ways at once, and would not be told to lie in this one.
-        weight.data = torch.empty_like(weight.data, memory_format=torch.channels_last).copy_(weight.data)
-    try:
-        with evaluating(*modules):
-            yield
-    finally:
-        for weight, data in zip(weights, before, strict=True):
-            weight.data = data
 
 
 def _smashed(head: nn.Module, image_shape: ImageShape) -> Tensor:
