@@ -49,7 +49,8 @@ class RoundedConvolutions(Stage):
         """Weight [L * out, in, k, k] and bias [L * out] of every convolution, rounded."""
         return [
             (
-                stacked[weight].flatten(0, 1).to(torch.bfloat16, memory_format=torch.channels_last),
+                # Rounded first: half as much is to be laid out anew.
+                stacked[weight].flatten(0, 1).to(torch.bfloat16).contiguous(memory_format=torch.channels_last),
                 None if bias is None else stacked[bias].flatten().to(torch.bfloat16),
             )
             for weight, bias in self.names

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.errors import UserError
 from benchmark.plan import plan
 from benchmark.speed.attack_turns import AttackTurns
+from benchmark.speed.convolutions import Convolutions, step
 from benchmark.speed.joint import Search
 from benchmark.speed.operations import operations
 from benchmark.speed.plain_loop import PlainLoop, PlainTurns
@@ -224,6 +226,15 @@ def test_operations_are_those_of_the_shapes() -> None:
     counted = operations("cifar_net", "pool1", (3, 32, 32))
     assert counted.image_step == 2 * (first + second)
     assert counted.model_step == 2 * (first + second) + second
+
+
+def test_convolutions_alone_are_all_that_a_step_multiplies() -> None:
+    layers = Convolutions("cifar_net", "pool1", (3, 16, 16), lanes=1).layers()
+    counted = operations("cifar_net", "pool1", (3, 16, 16))
+    for wants_image, expected in ((True, counted.image_step), (False, counted.model_step)):
+        with FlopCounterMode(display=False) as counter:
+            step(layers, 1, wants_image)
+        assert counter.get_total_flops() == expected
 
 
 def test_a_precision_that_an_attack_does_not_have_is_not_measured(

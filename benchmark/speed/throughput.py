@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from benchmark import registry
 from benchmark.executors.cores import cores
 from benchmark.speed.attack_turns import AttackTurns
+from benchmark.speed.convolutions import Convolutions
 from benchmark.speed.line import BY_NAME, Measured, Spread, short
 from benchmark.speed.operations import MatrixProducts, operations
 from benchmark.speed.plain_loop import PlainTurns
@@ -24,6 +25,8 @@ SHAPES = {"mnist_net": (1, 28, 28), "cifar_net": (3, 32, 32)}
 CUT = "pool1"
 # Rounds after which the scores of two precisions are put side by side.
 _SCORED_ROUNDS = 4
+# Targets of the scene of pictures, two of each of its classes.
+_PICTURES = 10
 
 
 def mnist(setting: Setting) -> list[Measured]:
@@ -75,7 +78,16 @@ def _against_loop(setting: Setting, model: str, specs: Mapping[str, tuple[str, s
         ]
         for precision, _ in specs.values()
     }
-    rates = race({**attacks, **loops, **floors}, setting.repeats)
+    # In float32 the engine multiplies less than the library would.
+    alone = {
+        f"convolutions {name}": [
+            Contestant("convolutions", Convolutions(model, CUT, SHAPES[model], _PICTURES), 1, setting.turn / 2)
+            for _ in range(setting.workers)
+        ]
+        for name, (precision, _) in specs.items()
+        if precision == "bfloat16"
+    }
+    rates = race({**attacks, **loops, **floors, **alone}, setting.repeats)
     best = _remember(setting, model, {name: rates[name] for name in loops})
     found = []
     for name, (precision, _) in specs.items():
@@ -88,6 +100,7 @@ def _against_loop(setting: Setting, model: str, specs: Mapping[str, tuple[str, s
             f"A process that is {short(Spread.of(ratios).middle / setting.workers)}x: what is left where as many loops "
             "run side by side.",
             _reached(model, precision, own, Spread.of(rates[f"product {precision}"])),
+            *(_bound(rates[title], rates[best]) for title in alone if title.endswith(f" {name}")),
         ]
         found.append(Measured(BY_NAME[name], Spread.of(ratios), tuple(facts)))
     return found
@@ -142,6 +155,15 @@ def _reached(model: str, precision: str, rates: Spread, products: Spread) -> str
         f"{short(counted.model_step / 1e6)} million (model), so this is {short(rates.middle * counted.mean / 1e9)} "
         f"GFLOP/s: {short(100 * rates.middle * counted.mean / products.middle)} % of the "
         f"{short(products.middle / 1e9)} that the same processes reach in {precision} products of 2048 x 2048 matrices."
+    )
+
+
+def _bound(alone: Sequence[float], loop: Sequence[float]) -> str:
+    ratios = Spread.of([ours / theirs for ours, theirs in zip(alone, loop, strict=True)])
+    return (
+        "The library's convolutions of these steps alone, with nothing between them, no optimiser and no pooling: "
+        f"{_per_step(Spread.of(alone))}; held against the same, {short(ratios.middle)}x ({short(ratios.low)} to "
+        f"{short(ratios.high)})."
     )
 
 
