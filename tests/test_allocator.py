@@ -13,9 +13,9 @@ FAULTS_OF_A_SECOND_BLOCK = """
 import resource
 from torch import empty
 
-empty(60_000_000).fill_(1)
+empty(25_000_000).fill_(1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-empty(50_000_000).fill_(1)
+empty(20_000_000).fill_(1)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -31,7 +31,7 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has other settings")
 def test_freed_memory_is_not_taken_from_the_system_again() -> None:
-    # 200 MB in pages of 4 KiB are 48 829 of them.
+    # 80 MB in pages of 4 KiB are 19 532 of them.
     code = FAULTS_OF_A_SECOND_BLOCK
     said = subprocess.run([sys.executable, "-c", code], env=environment_of(1), capture_output=True, text=True)
     assert int(said.stdout) < 1000

@@ -6,9 +6,9 @@ import os
 
 # Bytes, for glibc's allocator (GNU C Library manual, "Memory Allocation Tunables"): smaller blocks come from memory
 # that the process keeps, until so many are free at its end, and that grows by so many.
-_KEPT_BELOW = 256 * 2**20
-_KEPT_AT_MOST = 2**30
-_STEP = 64 * 2**20
+_KEPT_BELOW = 128 * 2**20
+_KEPT_AT_MOST = 256 * 2**20
+_STEP = 32 * 2**20
 
 
 def allocator_settings() -> dict[str, str]:
