@@ -36,6 +36,7 @@ class PooledConvolution(Stage):
             and conv.stride == (1, 1)
             and conv.dilation == (1, 1)
             and conv.groups == 1
+            and conv.padding_mode == "zeros"
             and min(conv.kernel_size) >= 5
             and conv.in_channels * (conv.kernel_size[0] + 1) * (conv.kernel_size[1] + 1) <= MOST
             and not isinstance(conv.padding, str)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Literal
 
 import pytest
 import torch
@@ -72,6 +73,19 @@ def test_a_convolution_and_its_pooling_give_the_same_at_once(
     # 27 rows: with this kernel and no padding a last row fills no window.
     images = digits.test.images[:20, :, :27]
     head = nn.Sequential(nn.Conv2d(1, 8, 5, padding=padding, bias=bias), *between, nn.MaxPool2d(2))
+    with torch.no_grad():
+        slow = head(images)
+        with evaluating_fast(head):
+            torch.testing.assert_close(head(images), slow, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_every_kind_of_padding_is_kept(
+    digits: Dataset, mode: Literal["zeros", "reflect", "replicate", "circular"]
+) -> None:
+    torch.manual_seed(0)
+    images = digits.test.images[:20]
+    head = nn.Sequential(nn.Conv2d(1, 8, 5, padding=2, padding_mode=mode), nn.ReLU(), nn.MaxPool2d(2))
     with torch.no_grad():
         slow = head(images)
         with evaluating_fast(head):

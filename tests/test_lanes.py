@@ -279,3 +279,11 @@ def test_in_bfloat16_only_the_products_of_convolutions_are_rounded():
     lanes = Lanes(heads, "bfloat16")
     gradients = torch.autograd.grad(lanes(x).sum(), [x, *lanes.parameters.values()])
     assert {gradient.dtype for gradient in gradients} == {torch.float32}
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_lanes_pad_as_their_heads_do(mode):
+    heads = [nn.Sequential(nn.Conv2d(1, 2, 5, padding=2, padding_mode=mode), nn.ReLU(), nn.MaxPool2d(2)) for _ in "ab"]
+    x = images(4).unflatten(0, (2, 2))
+    expected = torch.stack([head(each) for head, each in zip(heads, x, strict=True)])
+    torch.testing.assert_close(Lanes(heads)(x), expected, rtol=0, atol=1e-6)
