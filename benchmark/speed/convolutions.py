@@ -14,6 +14,8 @@ from benchmark.models import network, split
 from benchmark.seeds import Rng
 from benchmark.speed.processes import Turns
 
+# A convolution; rounded, with L lanes side by side: its input [1, L * in, h, w], weights [L * out, in, k, k] and the
+# gradient of its output [1, L * out, h', w'].
 Placed = tuple[nn.Conv2d, Tensor, Tensor, Tensor]
 
 
@@ -43,7 +45,11 @@ class Convolutions:
                 turns.did(self.lanes)
 
     def layers(self) -> list[Placed]:
-        """Each convolution with an input, the weights of all lanes and a gradient of its output."""
+        """The head's convolutions, first to last.
+
+        Raises:
+            UserError: There is no such model or cut.
+        """
         factory = registry.load_model(registry.reference("model", self.model))
         head = split(network(factory, self.image_shape, 10, Rng("convolutions")), self.cut).head
         rng, x, found = Rng("convolutions"), torch.zeros(1, *self.image_shape, device="cpu"), []
@@ -58,7 +64,13 @@ class Convolutions:
 
 
 def step(layers: Sequence[Placed], lanes: int, wants_image: bool) -> None:
-    """The convolutions of one step, forward and backward, on all images or on all weights."""
+    """The convolutions of one step, forward and backward.
+
+    Args:
+        layers: First to last.
+        lanes: That lie side by side in them.
+        wants_image: Whether the step is on the images; else on the weights, and the first input gets no gradient.
+    """
     for layer, x, weight, _ in layers:
         F.conv2d(x, weight, None, layer.stride, _padding(layer), layer.dilation, lanes * layer.groups)
     for at, (layer, x, weight, gradient) in reversed(list(enumerate(layers))):

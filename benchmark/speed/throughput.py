@@ -79,15 +79,12 @@ def _against_loop(setting: Setting, model: str, specs: Mapping[str, tuple[str, s
         for precision, _ in specs.values()
     }
     # In float32 the engine multiplies less than the library would.
-    alone = {
-        f"convolutions {name}": [
-            Contestant("convolutions", Convolutions(model, CUT, SHAPES[model], _PICTURES), 1, setting.turn / 2)
-            for _ in range(setting.workers)
-        ]
-        for name, (precision, _) in specs.items()
-        if precision == "bfloat16"
-    }
-    rates = race({**attacks, **loops, **floors, **alone}, setting.repeats)
+    rounded = any(precision == "bfloat16" for precision, _ in specs.values())
+    alone = [
+        Contestant("convolutions", Convolutions(model, CUT, SHAPES[model], _PICTURES), 1, setting.turn / 2)
+        for _ in range(setting.workers if rounded else 0)
+    ]
+    rates = race({**attacks, **loops, **floors, **({"convolutions": alone} if rounded else {})}, setting.repeats)
     best = _remember(setting, model, {name: rates[name] for name in loops})
     found = []
     for name, (precision, _) in specs.items():
@@ -100,8 +97,9 @@ def _against_loop(setting: Setting, model: str, specs: Mapping[str, tuple[str, s
             f"A process that is {short(Spread.of(ratios).middle / setting.workers)}x: what is left where as many loops "
             "run side by side.",
             _reached(model, precision, own, Spread.of(rates[f"product {precision}"])),
-            *(_bound(rates[title], rates[best]) for title in alone if title.endswith(f" {name}")),
         ]
+        if precision == "bfloat16":
+            facts.append(_bound(rates["convolutions"], rates[best]))
         found.append(Measured(BY_NAME[name], Spread.of(ratios), tuple(facts)))
     return found
 
