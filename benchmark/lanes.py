@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import stack_module_state
 
+from benchmark.lane_compiled import CompiledConvolutions, blocks
 from benchmark.lane_graphs import Replayed
 from benchmark.lane_layers import Anything, Convolution, Dense, PerSample, Precision, Stage, hooked
 from benchmark.lane_patches import PatchConvolution
@@ -52,8 +53,8 @@ class Lanes:
     Args:
         heads: One a lane, of equal architecture and on one device. The same module may stand several times; all weights
             are copied.
-        precision: What the products of convolutions are computed in, where these run as such (`lane_pooling`
-            does not, and `lane_winograd` is for float32 only); all else is in the weights' own precision.
+        precision: What images and weights of convolutions are rounded to, where these run as such (those in
+            `lane_pooling` do not, and `lane_winograd` is for float32 only); all else is in the weights' own precision.
 
     Attributes:
         parameters: The trainable weights by name, [L, ...] each, leaves that require gradients.
@@ -183,6 +184,9 @@ def _stage(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Pre
         if len(block) == used and PooledConvolution.fits(layer, block[-1]) and not any(map(hooked, block)):
             assert isinstance(layer, nn.Conv2d)
             return PooledConvolution(layer, weight, bias, rectified), used
+        compiled = blocks(layers, names, precision)
+        if compiled:
+            return CompiledConvolutions(compiled), sum(block.layers for block in compiled)
         if precision == "float32":
             filtered = _filtered(layers, weight, bias)
             if filtered is not None:

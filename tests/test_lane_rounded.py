@@ -11,6 +11,11 @@ from benchmark.seeds import Rng
 from tests.server_views import clone
 
 
+@pytest.fixture(autouse=True)
+def without_a_compiler(monkeypatch):
+    monkeypatch.setattr("benchmark.lane_compiled.usable", lambda: False)
+
+
 def of(cut, seed):
     return split(network(MODELS["cifar_net"], (3, 16, 16), 10, Rng(seed)), cut).head
 

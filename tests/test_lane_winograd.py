@@ -28,6 +28,11 @@ def small_images_too(monkeypatch):
     monkeypatch.setattr("benchmark.lane_winograd._FEWEST", 1)
 
 
+@pytest.fixture(autouse=True)
+def without_a_compiler(monkeypatch):
+    monkeypatch.setattr("benchmark.lane_compiled.usable", lambda: False)
+
+
 def made(name, seed):
     with isolated(Rng(name, seed)):
         return nn.Sequential(*BLOCKS[name]()).double()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmark.cell import RESULTS_VERSION
+from benchmark.compiled.agreement import state
 from benchmark.data import data_root
 from benchmark.environment import environment
 
@@ -27,6 +28,7 @@ def facts(root: Path | None) -> dict[str, str]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
         **environment(),
+        "convolutions": state(),
         "results version": str(RESULTS_VERSION),
         "device": device,
         "cores": str(os.cpu_count()),

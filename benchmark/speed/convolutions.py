@@ -1,4 +1,4 @@
-"""The convolutions of an attack's steps and nothing else: what no engine that leaves them to the library gets past."""
+"""The library's convolutions of an attack's steps and nothing else: no engine that leaves them to it gets past this."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from benchmark.compiled.agreement import state
 from benchmark.environment import environment
 from benchmark.executors.cores import cores
 
@@ -58,6 +59,7 @@ def machine(workers: int) -> list[tuple[str, str]]:
         ("cores", f"{cores()} of {os.cpu_count()} usable"),
         ("system", f"{facts['platform']}, Python {facts['python']}, torch {facts['torch']}"),
         ("vector instructions", str(torch.backends.cpu.get_cpu_capability())),
+        ("convolutions of many lanes", state()),
         ("threads", f"{workers} process{'es' * (workers > 1)} of one thread; where two are tried, it is said"),
         ("load at the start", f"{load} (1, 5, 15 minutes)"),
         ("commit", facts.get("commit", "installed package")),
