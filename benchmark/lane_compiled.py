@@ -54,7 +54,7 @@ class CompiledConvolutions(Stage):
 
 
 def blocks(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Precision) -> list[Block]:
-    """Those that the first layers are, as far as the compiled code goes; none where it is not usable or gains nothing.
+    """Those that the first layers are, as far as the compiled code goes; none where it is not usable.
 
     Args:
         layers: Of a head, from any on.
@@ -69,8 +69,7 @@ def blocks(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Pre
             break
         found.append(block)
         layers = layers[block.layers :]
-    # By itself a convolution of few channels is as fast elsewhere.
-    return found if any(not block.how.pictures for block in found) and usable() else []
+    return found if found and usable() else []
 
 
 def _block(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Precision, first: bool) -> Block | None:

@@ -28,6 +28,7 @@ FORMS = {
     "more channels than a block": (16, [(Convolved(padding=(1, 1), rectified=True, pooled=True), 80, (3, 3))]),
     "behind pictures": (3, [(PICTURES, 64, (3, 3)), (Convolved(rectified=True, pooled=True), 16, (3, 3))]),
     "behind strided pictures": (2, [(Convolved(True, 2, (0, 3)), 16, (5, 4)), (Convolved(padding=(1, 1)), 16, (3, 3))]),
+    "pictures alone": (4, [(Convolved(True, 3, (1, 0), rectified=True), 48, (1, 7))]),
     "three": (
         1,
         [(PICTURES, 16, (3, 3)), (Convolved(padding=(1, 1)), 32, (3, 3)), (Convolved(padding=(1, 1)), 16, (3, 3))],
@@ -178,8 +179,8 @@ def test_weights_that_change_between_two_calls_are_seen():
         ([nn.Conv2d(16, 16, 3), nn.ReLU(), nn.ReLU()], 2),
         ([nn.Conv2d(16, 16, 3), nn.MaxPool2d(3)], 1),
         ([nn.Conv2d(16, 16, 3), nn.Conv2d(16, 24, 3)], 1),
-        ([nn.Conv2d(3, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 16, 3)], 0),
-        ([nn.Conv2d(3, 16, 3), nn.ReLU()], 0),
+        ([nn.Conv2d(3, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 16, 3)], 2),
+        ([nn.Conv2d(15, 16, 3), nn.ReLU()], 0),
         ([nn.Conv2d(24, 16, 3)], 0),
         ([nn.Conv2d(16, 16, 3, stride=2)], 0),
         ([nn.Conv2d(16, 16, 3, dilation=2)], 0),
