@@ -1,4 +1,4 @@
-"""Where a result was made: versions, platform, what convolved, commit."""
+"""Where a result was made: versions, platform, commit."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ PACKAGES = ("unsplit-bench", "torch", "torchvision", "opacus", "numpy", "scipy",
 
 @cache
 def environment() -> dict[str, str]:
-    """Package versions, Python, platform, and the repository's commit (`-dirty` where it has changes).
-
-    `convolutions` says whether those of many lanes were `compiled` here or are `PyTorch`'s: they round differently.
-    """
-    # Imports PyTorch, which whoever asks for released records only does without.
-    from benchmark.compiled.agreement import usable
-
+    """Package versions, Python, platform, and the repository's commit (`-dirty` where it has changes)."""
     facts = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     facts |= {name: _version(name) for name in PACKAGES}
-    facts["convolutions"] = "compiled" if usable() else "PyTorch"
     commit = _commit()
     return facts | ({"commit": commit} if commit else {})
 

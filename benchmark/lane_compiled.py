@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,10 @@ from benchmark.compiled.convolutions import CHANNELS, MOST, Convolved, convolved
 from benchmark.lane_layers import Precision, Stacked, Stage, hooked
 from benchmark.lane_patches import pair
 from benchmark.lane_pooling import halves
+
+# Outputs of a lane and channel, before a pooling, below which transforming the kernels may take longer than is saved:
+# on 16x16 any number of channels is faster, on 8x8 256 channels are not.
+_FEWEST = 192
 
 
 @dataclass(frozen=True)
@@ -31,26 +36,54 @@ class Block:
     layers: int
 
 
+@dataclass(frozen=True)
+class Weights:
+    """The head's, and what other stages have made of them so far, by the place of their block and their own."""
+
+    stacked: Stacked
+    prepared: dict[tuple[int, int], Any]
+
+
 class CompiledConvolutions(Stage):
     """`nn.Conv2d`, with ReLU and max pooling between and behind, lane by lane, with channels last in memory.
 
     In bfloat16 images and weights are rounded to 8 bits as in `lane_rounded`, and stay so until they leave; products
-    and their sums are in float32.
+    and their sums are in float32. From the first convolution on that has few outputs a lane, others do the work.
 
     Args:
         blocks: As from `blocks`, at least one.
+        others: For each block, the stages that can run it and all behind it.
     """
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        self.blocks = blocks
+    def __init__(self, blocks: Sequence[Block], others: Sequence[Sequence[Stage]]) -> None:
+        self.blocks, self.others = blocks, others
 
-    def weights(self, stacked: Stacked) -> list[tuple[Tensor, Tensor | None]]:
-        """Kernels [L, out, in, kh, kw] and bias [L, out] of every convolution."""
-        return [(stacked[block.weight], None if block.bias is None else stacked[block.bias]) for block in self.blocks]
+    def weights(self, stacked: Stacked) -> Weights:
+        """As they are: who uses them depends on the inputs."""
+        return Weights(stacked, {})
 
-    def combine(self, weights: list[tuple[Tensor, Tensor | None]], seen: Tensor) -> Tensor:
+    def combine(self, weights: Weights, seen: Tensor) -> Tensor:
         """[L, n, in, h, w] to [L, n, out, h', w']."""
-        return convolved(seen, [block.how for block in self.blocks], weights)
+        stacked, used = weights.stacked, self._worthwhile(weights.stacked, seen.shape)
+        pairs = [
+            (stacked[block.weight], None if block.bias is None else stacked[block.bias]) for block in self.blocks[:used]
+        ]
+        x = convolved(seen, [block.how for block in self.blocks[:used]], pairs) if used else seen
+        if used < len(self.blocks):
+            for at, stage in enumerate(self.others[used]):
+                if (used, at) not in weights.prepared:
+                    weights.prepared[used, at] = stage.weights(stacked)
+                x = stage.combine(weights.prepared[used, at], stage.inputs(x))
+        return x
+
+    def _worthwhile(self, stacked: Stacked, shape: torch.Size) -> int:
+        """How many of the blocks."""
+        _, images, _, *sides = shape
+        for used, block in enumerate(self.blocks):
+            sides = [*block.how.outputs(sides[0], sides[1], stacked[block.weight])]
+            if images * sides[0] * sides[1] * (4 if block.how.pooled else 1) < _FEWEST:
+                return used
+        return len(self.blocks)
 
 
 def blocks(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Precision) -> list[Block]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -165,16 +165,23 @@ def chunks(n_lanes: int, lane_bytes: int, memory: int) -> list[range]:
 def stages(head: nn.Module, precision: Precision = "float32") -> list[Stage]:
     """The stages that run `head`, first to last; its parameters are looked up by their names in it."""
     names = {id(value): name for name, value in [*head.named_parameters(), *head.named_buffers()]}
-    layers = _layers(head)
+    return _stages(_layers(head), names, precision, compiled=True)
+
+
+def _stages(
+    layers: Sequence[nn.Module], names: Mapping[int, str], precision: Precision, *, compiled: bool
+) -> list[Stage]:
     found: list[Stage] = []
     while layers:
-        stage, used = _stage(layers, names, precision)
+        stage, used = _stage(layers, names, precision, compiled=compiled)
         found.append(stage)
         layers = layers[used:]
     return found
 
 
-def _stage(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Precision) -> tuple[Stage, int]:
+def _stage(
+    layers: Sequence[nn.Module], names: Mapping[int, str], precision: Precision, *, compiled: bool
+) -> tuple[Stage, int]:
     layer = layers[0]
     weight, bias = (names.get(id(getattr(layer, which, None))) for which in ("weight", "bias"))
     if not hooked(layer) and weight is not None:
@@ -184,9 +191,11 @@ def _stage(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Pre
         if len(block) == used and PooledConvolution.fits(layer, block[-1]) and not any(map(hooked, block)):
             assert isinstance(layer, nn.Conv2d)
             return PooledConvolution(layer, weight, bias, rectified), used
-        compiled = blocks(layers, names, precision)
-        if compiled:
-            return CompiledConvolutions(compiled), sum(block.layers for block in compiled)
+        taken = blocks(layers, names, precision) if compiled else []
+        if taken:
+            ends = list(accumulate((block.layers for block in taken), initial=0))
+            others = [_stages(layers[end : ends[-1]], names, precision, compiled=False) for end in ends[:-1]]
+            return CompiledConvolutions(taken, others), ends[-1]
         if precision == "float32":
             filtered = _filtered(layers, weight, bias)
             if filtered is not None:

@@ -11,7 +11,7 @@ from benchmark.lane_compiled import CompiledConvolutions
 from benchmark.lane_layers import PerSample
 from benchmark.lanes import Lanes, stages
 from benchmark.models import MODELS, network, split
-from benchmark.seeds import Rng, isolated
+from benchmark.seeds import Rng
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="there is no C compiler on this machine"
@@ -114,9 +114,10 @@ def test_each_gradient_is_the_same_whether_others_are_wanted_or_not(name):
         assert torch.equal(gradients(convolved, x, layers, weights, [tensor])[1][0], together[at])
 
 
-def test_a_lane_gives_the_same_bits_alone_or_among_others_on_one_thread_or_two():
+def test_a_lane_gives_the_same_bits_alone_or_among_others_on_one_thread_or_two(monkeypatch):
     x, layers, weights, wanted = given("behind pictures", SHAPES[3])
     first = gradients(convolved, x, layers, weights, wanted)
+    monkeypatch.setattr("benchmark.compiled.steps._WORTH_A_THREAD", 0)
     torch.set_num_threads(2)
     try:
         on_two = gradients(convolved, x, layers, weights, wanted)
@@ -201,16 +202,79 @@ def test_a_hooked_layer_is_not_taken():
     block = nn.Sequential(nn.Conv2d(16, 16, 3), nn.ReLU())
     block[1].register_forward_hook(lambda module, args, out: 2 * out)
     assert type(stages(block)[0]) is CompiledConvolutions
-    x = Rng("hooked").uniform((1, 1, 16, 8, 8))
+    x = Rng("hooked").uniform((1, 1, 16, 24, 24))
     torch.testing.assert_close(Lanes([block])(x)[0], block(x[0]), atol=1e-5, rtol=1e-5)
 
 
 def test_code_that_computes_something_else_than_pytorch_is_not_used(monkeypatch):
     monkeypatch.setattr("benchmark.compiled.agreement._APART", {torch.float32: -1.0, torch.bfloat16: -1.0})
     monkeypatch.setattr("benchmark.lane_compiled.usable", usable.__wrapped__)
-    with isolated(Rng(0)):
-        found = stages(nn.Sequential(nn.Conv2d(16, 16, 3), nn.ReLU()))
+    found = stages(nn.Sequential(nn.Conv2d(16, 16, 3), nn.ReLU()))
     assert CompiledConvolutions not in map(type, found)
+
+
+def test_agreement_does_not_depend_on_the_mode_in_which_it_is_asked_for():
+    with torch.inference_mode(), torch.autocast("cpu"):
+        assert usable.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "how", "told"),
+    [
+        ((2, 1, 16, 8, 8), (2, 16, 32, 3, 3), Convolved(), "not for 2 lanes of 16 channels"),
+        ((3, 1, 16, 8, 8), (2, 16, 16, 3, 3), Convolved(), "not for 3 lanes"),
+        ((1, 0, 16, 8, 8), (1, 16, 16, 3, 3), Convolved(), "1 and 0"),
+        ((1, 1, 16, 2, 2), (1, 16, 16, 3, 3), Convolved(), "smaller than a kernel of 3x3"),
+        ((1, 1, 3, 2, 2), (1, 16, 3, 3, 3), Convolved(True, stride=2), "smaller than a kernel of 3x3"),
+        ((1, 1, 16, 3, 3), (1, 16, 16, 3, 3), Convolved(pooled=True), "or the pooling"),
+        ((1, 1, 16, 8, 8), (1, 16, 16, 5, 5), Convolved(), "not one that was compiled"),
+        ((1, 1, 16, 8, 8), (1, 24, 16, 3, 3), Convolved(), "not one that was compiled"),
+        ((1, 1, 16, 8, 8), (1, 16, 16, 3, 3), Convolved(stride=2), "not one that was compiled"),
+        ((1, 1, 3, 8, 8), (1, 16, 3, 3, 3), Convolved(True, pooled=True), "not one that was compiled"),
+        ((1, 1, 15, 8, 8), (1, 16, 15, 3, 3), Convolved(True), "not one that was compiled"),
+        ((1, 16, 8, 8), (1, 16, 16, 3, 3), Convolved(), "images should be"),
+    ],
+)
+def test_what_the_code_cannot_do_never_reaches_it(x, kernel, how, told):
+    with pytest.raises(ValueError, match=told):
+        convolved(torch.zeros(x), [how], [(torch.zeros(kernel), None)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.uint8])
+def test_images_of_other_numbers_never_reach_it(dtype):
+    lanes = Lanes([nn.Sequential(nn.Conv2d(3, 16, 3))])
+    with pytest.raises(ValueError, match="float32 numbers on the CPU"):
+        lanes(torch.zeros((1, 1, 3, 32, 32), dtype=dtype))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_from_the_first_convolution_of_few_outputs_on_others_do_the_work(precision, monkeypatch):
+    heads = [split(network(MODELS["cifar_net"], (3, 16, 16), 10, Rng(seed)), "pool2").head for seed in range(2)]
+    x, lanes = Rng("x").uniform((2, 1, 3, 16, 16)), Lanes(heads, precision)
+    found = outputs_of(lanes, x)
+    assert "_Convolved" in str(graph(lanes(x)))
+    monkeypatch.setattr("benchmark.lane_compiled.usable", lambda: False)
+    without = Lanes(heads, precision)
+    assert "_Convolved" not in str(graph(without(x)))
+    most = 1e-4 if precision == "float32" else 2**-5
+    for mine, theirs in zip(found, outputs_of(without, x), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=most, rtol=most)
+    torch.testing.assert_close(lanes.frozen()(x), without.frozen()(x), atol=most, rtol=most)
+
+
+def outputs_of(lanes, x):
+    return lanes(x).detach(), lanes.at(x)().detach()
+
+
+def graph(out):
+    """Names of all functions behind a tensor."""
+    left, found = [out.grad_fn], []
+    while left:
+        node = left.pop()
+        if node is not None:
+            found.append(type(node).__name__)
+            left += [following for following, _ in node.next_functions]
+    return found
 
 
 def test_in_bfloat16_everything_up_to_a_dense_layer_is_one_stage():

@@ -28,7 +28,7 @@ def facts(root: Path | None) -> dict[str, str]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
         **environment(),
-        "convolutions": state(),
+        "cpu convolutions": state(),
         "results version": str(RESULTS_VERSION),
         "device": device,
         "cores": str(os.cpu_count()),

@@ -20,7 +20,7 @@ from benchmark.compiled.steps import Call, Form, OneLane, Part, each_lane
 
 # Numbers of channels are multiples of this, except those of pictures.
 CHANNELS = 16
-# Numbers in a patch of a picture.
+# Numbers in a patch of a picture at most, as in `narrow.c`.
 MOST = 128
 
 
@@ -67,12 +67,41 @@ def convolved(x: Tensor, layers: Sequence[Convolved], weights: Sequence[tuple[Te
 
     Returns:
         [L, n, out, h', w'], float32.
+
+    Raises:
+        ValueError: Shapes, types or devices are others than these, or an image is smaller than its kernel.
     """
+    _check(x, layers, weights)
     if not layers[0].pictures:
         x = x.permute(0, 1, 3, 4, 2).to(layers[0].dtype)
     dense = [(kernel.contiguous(), None if bias is None else bias.contiguous()) for kernel, bias in weights]
     out: Tensor = _Convolved.apply(x.contiguous(), layers, *(tensor for both in dense for tensor in both))
     return out
+
+
+def _check(x: Tensor, layers: Sequence[Convolved], weights: Sequence[tuple[Tensor, Tensor | None]]) -> None:
+    """What the compiled code takes for granted: it is given addresses."""
+    tensors = [x, *(tensor for both in weights for tensor in both if tensor is not None)]
+    if x.dim() != 5 or not all(z.device.type == "cpu" and z.dtype == torch.float32 for z in tensors):
+        raise ValueError("images should be [L, n, in, h, w], and they and all weights float32 numbers on the CPU")
+    lanes, images, channels, height, width = x.shape
+    if not (lanes and images):
+        raise ValueError(f"there should be lanes and images, and there are {lanes} and {images}")
+    for at, (how, (kernel, bias)) in enumerate(zip(layers, weights, strict=True)):
+        outward, *sides = kernel.shape[1], *kernel.shape[3:]
+        if kernel.shape[:1] + kernel.shape[2:3] != (lanes, channels) or kernel.dim() != 5:
+            raise ValueError(f"kernels of shape {tuple(kernel.shape)} are not for {lanes} lanes of {channels} channels")
+        if bias is not None and bias.shape != kernel.shape[:2]:
+            raise ValueError(f"a bias of shape {tuple(bias.shape)} is not for kernels of shape {tuple(kernel.shape)}")
+        if how.pictures:
+            possible = at == 0 and not how.pooled and math.prod(kernel.shape[2:]) <= MOST and how.stride > 0
+        else:
+            possible = sides == [3, 3] and how.stride == 1 and channels % CHANNELS == 0
+        if not possible or outward % CHANNELS or how.rounded != layers[0].rounded or min(how.padding) < 0:
+            raise ValueError(f"{how} with kernels of shape {tuple(kernel.shape)} is not one that was compiled")
+        channels, (height, width) = outward, how.outputs(height, width, kernel)
+        if min(height, width) < 1:
+            raise ValueError(f"images are smaller than a kernel of {sides[0]}x{sides[1]} or the pooling behind it")
 
 
 class _Convolved(torch.autograd.Function):

@@ -238,8 +238,8 @@ INLINE void backward(const Form *f, int rounded, const void *gradient, const uin
                      const float *kernels, void *of_given, float *of_kernels, float *of_bias, float *space) {
     long all = tiles_of(f), room = least(all, TOGETHER);
     float *seen = space, *found = seen + PRODUCTS * apart(room, f->in);
-    float *weights = found + PRODUCTS * apart(room, f->out), *of_weights = weights + PRODUCTS * apart(f->in, f->out);
-    float *of_inputs = rounded ? of_weights + PRODUCTS * apart(f->in, f->out) : of_given;
+    float *weights = found + PRODUCTS * apart(room, f->out), *of_products = weights + PRODUCTS * apart(f->in, f->out);
+    float *of_inputs = rounded ? of_products + PRODUCTS * apart(f->in, f->out) : of_given;
     if (of_given) {
         products_of_kernels(rounded, kernels, f->out, KERNEL * KERNEL * f->in, f->in, KERNEL * KERNEL, weights);
         memset(of_inputs, 0, given_of(f) * sizeof *of_inputs);
@@ -259,7 +259,7 @@ INLINE void backward(const Form *f, int rounded, const void *gradient, const uin
             products_of_inputs(f, rounded, given, first, tiles, seen);
             for (long p = 0; p < PRODUCTS; p++) {
                 Left left = {seen + p * apart(tiles, f->in), 1, f->in, 0, 0};
-                float *sums = of_weights + p * apart(f->in, f->out);
+                float *sums = of_products + p * apart(f->in, f->out);
                 product(f->in, tiles, f->out, left, found + p * apart(tiles, f->out), sums, first > 0);
             }
         }
@@ -272,7 +272,7 @@ INLINE void backward(const Form *f, int rounded, const void *gradient, const uin
             inputs_of_products(f, seen, first, tiles, of_inputs);
         }
     }
-    if (of_kernels) kernels_of_products(f, of_weights, of_kernels);
+    if (of_kernels) kernels_of_products(f, of_products, of_kernels);
     if (of_given && rounded)
         for (long k = 0; k < given_of(f); k += WIDE) store_image(1, of_given, k, load(of_inputs + k));
 }

@@ -10,12 +10,18 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from benchmark.locations import cache_home
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 FOLDER = "compiled"
 SWITCH = "UNSPLIT_BENCH_COMPILE"
@@ -47,15 +53,17 @@ def library() -> Library:
     """
     if os.environ.get(SWITCH) == "0":
         return Library(None, f"{SWITCH} is 0")
-    command = _compiler()
-    if command is None:
-        return Library(None, "there is no C compiler (CC, cc, gcc or clang)")
     try:
-        file = _kept(command) or _made(command)
+        command = _compiler()
+        if command is None:
+            return Library(None, "there is no C compiler (CC, cc, gcc or clang)")
+        with _alone():
+            file = _kept(command) or _made(command)
         return Library(ctypes.CDLL(str(file)), f"compiled by {command[0]}")
     except subprocess.CalledProcessError as error:
-        return Library(None, f"{command[0]} failed: {_first_line(error.stderr)}")
-    except (OSError, subprocess.SubprocessError) as error:
+        return Library(None, f"{error.cmd[0]} failed: {_first_line(error.stderr)}")
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+        # Also: quotes in CC that do not end, a user without a home.
         return Library(None, _first_line(str(error)))
 
 
@@ -73,18 +81,29 @@ def _compiler() -> list[str] | None:
     return None
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Other processes wait here: on few cores, each that compiles the same at once delays all others."""
+    _folder().mkdir(parents=True, exist_ok=True)
+    with (_folder() / "lock").open("w") as lock:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _kept(command: list[str]) -> Path | None:
-    for file in _folder().glob(f"{_key(command)}-*.so"):
-        if file == _place(command, file.read_bytes()):
-            return file
-        # Nothing is written under its name before it is whole: this one was damaged since.
+    key = _key(command)
+    for file in _folder().glob(f"{key}-*.so"):
+        # One that was removed or cannot be read is as good as none.
         with suppress(OSError):
+            if file == _place(key, file.read_bytes()):
+                return file
+            # Nothing is written under its name before it is whole: this one was damaged since.
             file.unlink()
     return None
 
 
 def _made(command: list[str]) -> Path:
-    _folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_folder(), prefix="making-") as folder:
         made = Path(folder) / "made.so"
         files = [str(file) for file in sources() if file.suffix == ".c"]
@@ -96,21 +115,24 @@ def _made(command: list[str]) -> Path:
             errors="replace",
             timeout=_MOST_SECONDS,
         )
-        # As many processes as like may do this at once: the last one to be done replaces equal by equal.
-        return made.replace(_place(command, made.read_bytes()))
+        # Where processes cannot wait for each other, the last one to be done replaces equal by equal.
+        return made.replace(_place(_key(command), made.read_bytes()))
 
 
 def _folder() -> Path:
     return cache_home() / FOLDER
 
 
-def _place(command: list[str], content: bytes) -> Path:
-    return _folder() / f"{_key(command)}-{hashlib.sha256(content).hexdigest()[:32]}.so"
+def _place(key: str, content: bytes) -> Path:
+    return _folder() / f"{key}-{hashlib.sha256(content).hexdigest()[:32]}.so"
 
 
 def _key(command: list[str]) -> str:
-    compiler = os.stat(command[0])
-    sha = hashlib.sha256(repr((command, _FLAGS, compiler.st_size, compiler.st_mtime_ns, _processor())).encode())
+    # Asked, because a command may only stand for another one.
+    version = subprocess.run(
+        [*command, "--version"], check=True, capture_output=True, text=True, errors="replace"
+    ).stdout
+    sha = hashlib.sha256(repr((command, version, _FLAGS, _processor())).encode())
     for file in sources():
         sha.update(f"\n{file.name}\n".encode() + file.read_bytes())
     return sha.hexdigest()[:32]

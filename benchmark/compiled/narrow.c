@@ -8,6 +8,7 @@
 #include "lanes.h"
 #include "products.h"
 
+/* Numbers in a patch, as in `convolutions.py`. */
 enum { MOST = 128 };
 
 INLINE long filled(long count) { return (count + WIDE - 1) / WIDE * WIDE; }

@@ -22,7 +22,7 @@ enum { WIDE = 4 };
 typedef float vec __attribute__((vector_size(4 * WIDE)));
 typedef int32_t ints __attribute__((vector_size(4 * WIDE)));
 typedef uint32_t bits __attribute__((vector_size(4 * WIDE)));
-typedef uint16_t halves __attribute__((vector_size(2 * WIDE)));
+typedef uint16_t shorts __attribute__((vector_size(2 * WIDE)));
 typedef uint8_t bytes __attribute__((vector_size(WIDE)));
 
 INLINE vec zeros(void) { return (vec){0}; }
@@ -48,25 +48,25 @@ INLINE float sum(vec numbers) {
     return found;
 }
 
-/* Numbers rounded to 8 significant bits, ties to even, as their upper halves; what is not a number stays so. */
-INLINE halves bfloat16(vec numbers) {
+/* Numbers rounded to 8 significant bits, ties to even, as their upper shorts; what is not a number stays so. */
+INLINE shorts bfloat16(vec numbers) {
 #if defined(__AVX512BF16__)
-    return (halves)_mm512_cvtneps_pbh((__m512)numbers);
+    return (shorts)_mm512_cvtneps_pbh((__m512)numbers);
 #else
     bits raw = (bits)numbers, nearest = (raw + 0x7fff + ((raw >> 16) & 1)) >> 16;
     bits found = (bits)where(numbers == numbers, (vec)nearest, (vec)((raw >> 16) | 0x40));
-    return __builtin_convertvector(found, halves);
+    return __builtin_convertvector(found, shorts);
 #endif
 }
 
-INLINE vec from_bfloat16(halves numbers) { return (vec)(__builtin_convertvector(numbers, bits) << 16); }
+INLINE vec from_bfloat16(shorts numbers) { return (vec)(__builtin_convertvector(numbers, bits) << 16); }
 
 INLINE vec rounded_if(int rounded, vec numbers) { return rounded ? from_bfloat16(bfloat16(numbers)) : numbers; }
 
 /* Numbers of an image, which is in bfloat16 or in float32, from its `at`-th on. */
 INLINE vec load_image(int rounded, const void *image, long at) {
     if (!rounded) return load((const float *)image + at);
-    halves found;
+    shorts found;
     memcpy(&found, (const uint16_t *)image + at, sizeof found);
     return from_bfloat16(found);
 }
@@ -76,7 +76,7 @@ INLINE void store_image(int rounded, void *image, long at, vec numbers) {
         store((float *)image + at, numbers);
         return;
     }
-    halves made = bfloat16(numbers);
+    shorts made = bfloat16(numbers);
     memcpy((uint16_t *)image + at, &made, sizeof made);
 }
 
@@ -84,7 +84,7 @@ INLINE ints load_bytes(const uint8_t *from) {
     bytes found;
     memcpy(&found, from, sizeof found);
     /* In two steps: some compilers take a byte at a time in one. */
-    return __builtin_convertvector(__builtin_convertvector(found, halves), ints);
+    return __builtin_convertvector(__builtin_convertvector(found, shorts), ints);
 }
 
 INLINE void store_bytes(uint8_t *to, ints numbers) {

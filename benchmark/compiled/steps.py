@@ -22,6 +22,8 @@ _NAMES: tuple[Name, ...] = ("filtered", "filtered_back", "narrow", "narrow_back"
 _SIZES = ("images", "height", "width", "in", "out", "high", "wide", "stride", "top", "left")
 _SWITCHES = ("rectified", "pooled", "rounded")
 _MOST_PARTS = 7
+# Products of direct convolutions below which starting threads takes longer than they save: some milliseconds of them.
+_WORTH_A_THREAD = 500_000_000
 
 
 class Form(ctypes.Structure):
@@ -52,21 +54,28 @@ class Call:
 
 
 def each_lane(calls: Sequence[Call], lanes: int) -> None:
-    """Every lane through all calls, on as many threads as PyTorch has.
+    """Every lane through all calls, on as many threads as PyTorch has if there is enough to do.
 
     Args:
         calls: In their order. A lane's results depend on nothing but its own parts.
         lanes: How many.
     """
     threads = min(torch.get_num_threads(), lanes)
-    if threads <= 1:
+    if threads == 1 or lanes * sum(map(_products, calls)) < _WORTH_A_THREAD:
         _some_lanes(calls, 0, lanes)
         return
-    edges = [lanes * thread // threads for thread in range(threads + 1)]
+    (first, last), *others = pairwise(lanes * thread // threads for thread in range(threads + 1))
     # Made anew each time: a pool that is kept would be without its threads in a forked process.
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(_some_lanes, calls, first, last) for first, last in pairwise(edges)]:
-            done.result()
+    with ThreadPoolExecutor(threads - 1) as pool:
+        started = [pool.submit(_some_lanes, calls, *run) for run in others]
+        _some_lanes(calls, first, last)
+        for run in started:
+            run.result()
+
+
+def _products(call: Call) -> int:
+    form = call.form
+    return int(form.images * form.height * form.width * getattr(form, "in") * form.out * form.high * form.wide)
 
 
 class _Step(ctypes.Structure):
@@ -113,7 +122,7 @@ _KEPT = threading.local()
 
 
 def _space(numbers: int) -> Tensor:
-    """Float32 numbers that calls write over; a thread keeps its own, because it is in the processor's cache already."""
+    """Float32 numbers that calls write over; a thread keeps its own, which is in the processor's cache already."""
     space: Tensor | None = getattr(_KEPT, "space", None)
     if space is None or len(space) < numbers:
         space = _KEPT.space = torch.empty(numbers, dtype=torch.float32, device="cpu")
