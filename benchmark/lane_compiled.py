@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.compiled.agreement import usable
-from benchmark.compiled.convolutions import CHANNELS, MOST, Convolved, convolved
+from benchmark.compiled.convolutions import CHANNELS, Convolved, compiles, convolved
 from benchmark.lane_layers import Precision, Stacked, Stage, hooked
 from benchmark.lane_patches import pair
 from benchmark.lane_pooling import halves
@@ -110,29 +110,27 @@ def _block(layers: Sequence[nn.Module], names: Mapping[int, str], precision: Pre
     if not _fits(conv):
         return None
     assert isinstance(conv, nn.Conv2d)
-    wide, padding = conv.in_channels % CHANNELS == 0, pair(conv.padding)
-    if wide and (conv.kernel_size != (3, 3) or conv.stride != (1, 1)):
-        return None
-    if not wide and not (first and conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1] <= MOST):
-        return None
-    rectified = bool(behind) and type(behind[0]) is nn.ReLU and not hooked(behind[0])
+    pictures, rectified = conv.in_channels % CHANNELS != 0, bool(behind) and _plain(behind[0], nn.ReLU)
     behind = behind[rectified:]
-    pooled = wide and bool(behind) and halves(behind[0]) and not hooked(behind[0])
-    how = Convolved(not wide, conv.stride[0], padding, rectified, pooled, precision == "bfloat16")
+    pooled = not pictures and bool(behind) and _plain(behind[0], nn.MaxPool2d) and halves(behind[0])
+    how = Convolved(pictures, conv.stride[0], pair(conv.padding), rectified, pooled, precision == "bfloat16")
+    if not compiles(how, conv.weight) or (pictures and not first):
+        return None
     bias = None if conv.bias is None else names[id(conv.bias)]
     return Block(names[id(conv.weight)], bias, how, 1 + rectified + pooled)
 
 
 def _fits(conv: nn.Module) -> bool:
     return (
-        type(conv) is nn.Conv2d
-        and not hooked(conv)
-        and conv.weight.device.type == "cpu"
-        and conv.weight.dtype == torch.float32
+        _plain(conv, nn.Conv2d)
+        and isinstance(conv, nn.Conv2d)
         and conv.stride[0] == conv.stride[1]
         and conv.dilation == (1, 1)
         and conv.groups == 1
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
-        and conv.out_channels % CHANNELS == 0
     )
+
+
+def _plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    return type(layer) is kind and not hooked(layer)

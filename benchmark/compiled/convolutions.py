@@ -57,6 +57,16 @@ class Convolved:
         return (high // 2, wide // 2) if self.pooled else (high, wide)
 
 
+def compiles(how: Convolved, kernel: Tensor) -> bool:
+    """Whether the compiled code can do this with a lane's kernels, [out, in, kh, kw], float32 on the CPU."""
+    outward, inward, high, wide = kernel.shape
+    if kernel.device.type != "cpu" or kernel.dtype != torch.float32 or outward % CHANNELS or min(how.padding) < 0:
+        return False
+    if how.pictures:
+        return not how.pooled and inward * high * wide <= MOST and how.stride > 0
+    return (high, wide, how.stride) == (3, 3, 1) and inward % CHANNELS == 0
+
+
 def convolved(x: Tensor, layers: Sequence[Convolved], weights: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
     """Images through convolutions, one behind the other.
 
@@ -93,11 +103,7 @@ def _check(x: Tensor, layers: Sequence[Convolved], weights: Sequence[tuple[Tenso
             raise ValueError(f"kernels of shape {tuple(kernel.shape)} are not for {lanes} lanes of {channels} channels")
         if bias is not None and bias.shape != kernel.shape[:2]:
             raise ValueError(f"a bias of shape {tuple(bias.shape)} is not for kernels of shape {tuple(kernel.shape)}")
-        if how.pictures:
-            possible = at == 0 and not how.pooled and math.prod(kernel.shape[2:]) <= MOST and how.stride > 0
-        else:
-            possible = sides == [3, 3] and how.stride == 1 and channels % CHANNELS == 0
-        if not possible or outward % CHANNELS or how.rounded != layers[0].rounded or min(how.padding) < 0:
+        if not compiles(how, kernel[0]) or (at and how.pictures) or how.rounded != layers[0].rounded:
             raise ValueError(f"{how} with kernels of shape {tuple(kernel.shape)} is not one that was compiled")
         channels, (height, width) = outward, how.outputs(height, width, kernel)
         if min(height, width) < 1:
