@@ -25,7 +25,7 @@ from benchmark.speed.published import PublishedTurns
 from benchmark.speed.scene import COLOUR, Scene
 from benchmark.speed.scored import Scored
 from benchmark.speed.setting import Setting
-from benchmark.speed.suite_cost import BLOCK, MORE, STRENGTHS, of_share, one_seed, with_strengths
+from benchmark.speed.suite_cost import BLOCK, MORE, STRENGTHS, of_share, with_strengths
 from benchmark.speed.suite_runs import run_whole
 from benchmark.speed.throughput import cifar, loop_seconds
 from benchmark.speed.waiting import SMALL, Loading, loading
@@ -253,12 +253,6 @@ def test_one_more_strength_adds_its_cells_to_the_block() -> None:
     assert len(after.cells) * len(STRENGTHS) == len(before.cells) * (len(STRENGTHS) + len(MORE))
     (block,) = with_strengths(STRENGTHS).blocks
     assert block.name == BLOCK
-
-
-def test_the_suite_with_one_seed_has_every_block() -> None:
-    reduced = one_seed()
-    assert all(len(block.seeds) == len(block.cuts) == 1 for block in reduced.blocks)
-    assert len(plan(reduced).cells) > len(reduced.blocks)
 
 
 def test_what_is_added_is_held_against_its_share_of_the_cells() -> None:

@@ -46,13 +46,13 @@ def strength(setting: Setting) -> list[Measured]:
 
 def share(setting: Setting) -> list[Measured]:
     """The line `share`."""
-    suite = one_seed()
+    suite = load_suite(SUITE)
     runs = [Contestant(suite.name, SuiteRuns(suite, str(setting.cache))) for _ in range(min(setting.workers, 2))]
     ((together,),) = race_turns({"suite": runs}, 1, warm_up=False).values()
     spread = Spread.of([100 * turn.facts["scored"] for turn in together])
     before = _seconds([100 * turn.facts["observed"] for turn in together])
     fact = (
-        f"`{SUITE}` with its first seed and the first cut of each block: {together[0].facts['cells']} cells, "
+        f"The whole of `{SUITE}`: {together[0].facts['cells']} cells, "
         f"{_seconds([turn.seconds for turn in together])} s; measured {spread.n} times, at once. What is done before "
         f"an attack starts (victims read from the cache, views, evidence on the client) takes another {before} %; "
         "training and attacks take the rest."
@@ -67,13 +67,6 @@ def with_strengths(strengths: Sequence[str]) -> Suite:
     defenses = tuple(parse_composed(text) for text in strengths)
     reduced = block.model_copy(update={"cuts": block.cuts[:1], "defenses": defenses})
     return suite.model_copy(update={"name": f"{SUITE}-block", "blocks": (reduced,)})
-
-
-def one_seed() -> Suite:
-    """The whole suite with its first seed and the first cut of each block."""
-    suite = load_suite(SUITE)
-    blocks = [block.model_copy(update={"cuts": block.cuts[:1], "seeds": block.seeds[:1]}) for block in suite.blocks]
-    return suite.model_copy(update={"name": f"{SUITE}-one-seed", "blocks": tuple(blocks)})
 
 
 def of_share(before: Turn, after: Turn) -> float:
