@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmark import registry
-from benchmark.compiled.agreement import usable
+from benchmark.compiled.agreement import in_use
 from benchmark.context import RunContext, chosen_device
 from benchmark.data import Dataset, load_dataset, targets_digest
 from benchmark.environment import environment
 from benchmark.errors import PluginError, UserError
 from benchmark.evidence import client_evidence, target_evidence
 from benchmark.finding import Budget, Finding
+from benchmark.lanes import stages
 from benchmark.memory import peak_memory, restart_peak_memory
 from benchmark.metrics.recognition import Recogniser, obtain_recogniser
 from benchmark.observe import Observation, observe, target_positions
@@ -73,8 +74,8 @@ def run_group(group: Group, context: RunContext, progress: Progress = lambda _: 
         clients.append(_client_evidence(victim, dataset))
         with shielded(_stream("observed", cell)):
             observations.append(observe(cell, victim, dataset, attack))
-    # Compiled now if need be: that is not the attack's time.
-    usable()
+    # What lanes of this head need is compiled now, if it is not yet: that is not the attack's time.
+    stages(victims[0].split.head)
     restart_peak_memory()
     started = time.perf_counter()
     with shielded(_stream("attack", first)):
@@ -220,8 +221,8 @@ def _run_facts(cell: Cell, context: RunContext, seconds: float) -> dict[str, Any
         "peak_memory": peak_memory(),
         "device": str(chosen_device(context.device)),
         "threads": torch.get_num_threads(),
-        # Whose convolutions lanes on a CPU have: they round differently.
-        "environment": {**environment(), "cpu_convolutions": "compiled" if usable() else "PyTorch"},
+        # Whose convolutions lanes on a CPU have had so far: they round differently.
+        "environment": {**environment(), "cpu_convolutions": "compiled" if in_use() else "PyTorch"},
         "results": RESULTS_VERSION,
         "plugins": [
             {"kind": r.kind, "name": r.name, "source": _public(r.source), "version": r.version, "digest": r.digest}

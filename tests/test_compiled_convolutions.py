@@ -206,6 +206,15 @@ def test_a_hooked_layer_is_not_taken():
     torch.testing.assert_close(Lanes([block])(x)[0], block(x[0]), atol=1e-5, rtol=1e-5)
 
 
+def test_nothing_is_compiled_for_heads_that_have_no_use_for_it(monkeypatch):
+    def refuse():
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr("benchmark.lane_compiled.usable", refuse)
+    for cut in ("pool1", "pool2"):
+        stages(split(network(MODELS["mnist_net"], (1, 28, 28), 10, Rng(0)), cut).head)
+
+
 def test_code_that_computes_something_else_than_pytorch_is_not_used(monkeypatch):
     monkeypatch.setattr("benchmark.compiled.agreement._APART", {torch.float32: -1.0, torch.bfloat16: -1.0})
     monkeypatch.setattr("benchmark.lane_compiled.usable", usable.__wrapped__)

@@ -31,6 +31,11 @@ def usable() -> bool:
             return False
 
 
+def in_use() -> bool:
+    """Whether a head of this process was one for compiled code, and there was some; asking compiles nothing."""
+    return bool(usable.cache_info().currsize) and usable()
+
+
 def state() -> str:
     """Who convolves many lanes on the CPU, and if it is PyTorch, why, in a few words."""
     if usable():
